@@ -1,0 +1,293 @@
+"""DDPM++ and NCSN++: the U-Nets of Song et al. 2021 (score-based generative modelling) as EDM trains them.
+
+One class holds both: DDPM++ is the defaults, NCSN++ is `embedding="fourier"`, `channel_mult_noise=2`,
+`encoder="residual"`, `resample_filter=(1, 3, 3, 1)`. Equal to float precision to the PyTorch network of
+Karras et al. 2022 (EDM): see tests/parity.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from sct_jax.models.layers import (
+    Conv,
+    FourierEmbedding,
+    GroupNorm,
+    Init,
+    Linear,
+    SelfAttention,
+    checked_filter,
+    downsample,
+    dropout,
+    positional_embedding,
+    upsample,
+)
+
+INIT = Init("xavier_uniform")
+INIT_ZERO = Init("xavier_uniform", weight=1e-5)
+INIT_ATTENTION = Init("xavier_uniform", weight=math.sqrt(0.2))
+EPS = 1e-6
+
+
+class DDPMpp(nnx.Module):
+    """F(x, c_noise, label, augmentation): the raw network inside a preconditioner.
+
+    The defaults are EDM's DDPM++ for CIFAR-10, without dropout. `attention_resolutions` are in pixels.
+    `compute_dtype` is that of convolutions and attention; parameters, norm statistics, the softmax and the
+    time embedding are float32 always.
+
+    ValueError when `image_size` cannot be halved `len(channel_mult) - 1` times, or an option is unknown.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        in_channels: int,
+        out_channels: int,
+        rngs: nnx.Rngs,
+        label_dim: int = 0,
+        augment_dim: int = 0,
+        channels: int = 128,
+        channel_mult: Sequence[int] = (2, 2, 2),
+        channel_mult_embedding: int = 4,
+        channel_mult_noise: int = 1,
+        num_blocks: int = 4,
+        attention_resolutions: Sequence[int] = (16,),
+        dropout: float = 0.0,
+        label_dropout: float = 0.0,
+        embedding: Literal["positional", "fourier"] = "positional",
+        encoder: Literal["standard", "skip", "residual"] = "standard",
+        decoder: Literal["standard", "skip"] = "standard",
+        resample_filter: Sequence[float] = (1, 1),
+        compute_dtype: str | jnp.dtype = "float32",
+    ):
+        _check_options(image_size, len(channel_mult), embedding, encoder, decoder)
+        self.image_size, self.in_channels, self.out_channels = image_size, in_channels, out_channels
+        self.levels, self.num_blocks = len(channel_mult), num_blocks
+        self.embedding, self.encoder_type, self.decoder_type = embedding, encoder, decoder
+        self.label_dim, self.augment_dim, self.label_dropout = label_dim, augment_dim, label_dropout
+        self.resample_filter = checked_filter(resample_filter)
+        self.compute_dtype = jnp.dtype(compute_dtype)
+
+        noise_channels, embedding_channels = channels * channel_mult_noise, channels * channel_mult_embedding
+        self.noise_channels = noise_channels
+        if embedding == "fourier":
+            self.map_noise = FourierEmbedding(noise_channels, rngs=rngs)
+        if label_dim:
+            self.map_label = Linear(label_dim, noise_channels, rngs=rngs, init=INIT)
+        if augment_dim:
+            self.map_augment = Linear(augment_dim, noise_channels, rngs=rngs, use_bias=False, init=INIT)
+        self.map_layer0 = Linear(noise_channels, embedding_channels, rngs=rngs, init=INIT)
+        self.map_layer1 = Linear(embedding_channels, embedding_channels, rngs=rngs, init=INIT)
+
+        build = _Builder(rngs, embedding_channels, dropout, self.resample_filter)
+        widths = [channels * mult for mult in channel_mult]
+        attend = [image_size >> level in attention_resolutions for level in range(self.levels)]
+        encoder_layers, skips = build.encoder(in_channels, channels, widths, attend, num_blocks, encoder)
+        self.encoder = nnx.Dict(encoder_layers)
+        self.decoder = nnx.Dict(build.decoder(out_channels, widths, attend, num_blocks, decoder, skips))
+
+    def __call__(
+        self,
+        x: jax.Array,
+        c_noise: jax.Array,
+        label_vector: jax.Array | None = None,
+        augment_labels: jax.Array | None = None,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """x [B, H, W, in] and c_noise [B] -> [B, H, W, out] float32.
+
+        c_noise: the preconditioner's function of the noise level (EDM: a quarter of its logarithm).
+        label_vector: [B, label_dim] one-hot, rows of zeros for "no label"; None is all zeros.
+        augment_labels: [B, augment_dim] or None, which is zeros.
+        dropout_key: turns dropout and label dropout on; the same key gives the same masks.
+        """
+        expected = (self.image_size, self.image_size, self.in_channels)
+        if x.shape[1:] != expected:
+            raise ValueError(f"the network was built for images {expected}, got {x.shape[1:]}")
+        embedded = self._embed(c_noise, label_vector, augment_labels, dropout_key)
+        x, skips = self._encode(x.astype(self.compute_dtype), embedded, dropout_key)
+        return self._decode(x, skips, embedded, dropout_key).astype(jnp.float32)
+
+    def _embed(self, c_noise, label_vector, augment_labels, dropout_key) -> jax.Array:
+        """[B, channels * channel_mult_embedding] float32: what every block is conditioned on."""
+        if self.embedding == "fourier":
+            embedded = self.map_noise(c_noise)
+        else:
+            embedded = positional_embedding(c_noise, self.noise_channels, endpoint=True)
+        embedded = jnp.roll(embedded, self.noise_channels // 2, axis=-1)  # sines first
+        if self.label_dim:
+            batch = c_noise.shape[0]
+            labels = jnp.zeros((batch, self.label_dim)) if label_vector is None else label_vector
+            labels = labels.astype(jnp.float32)
+            if dropout_key is not None and self.label_dropout:
+                key = jax.random.fold_in(dropout_key, 0)
+                labels = labels * jax.random.bernoulli(key, 1 - self.label_dropout, (batch, 1))
+            embedded = embedded + self.map_label(labels * math.sqrt(self.label_dim))
+        if self.augment_dim and augment_labels is not None:
+            embedded = embedded + self.map_augment(augment_labels.astype(jnp.float32))
+        embedded = jax.nn.silu(self.map_layer0(embedded))
+        return jax.nn.silu(self.map_layer1(embedded))
+
+    def _encode(self, x, embedded, dropout_key) -> tuple[jax.Array, list[jax.Array]]:
+        """The image to the deepest features, and every intermediate result, shallowest first."""
+        auxiliary, skips = x, []
+        for level in range(self.levels):
+            if level == 0:
+                x = self.encoder["level0_conv"](x)
+            else:
+                x = self.encoder[f"level{level}_down"](x, embedded, dropout_key)
+                if self.encoder_type == "skip":
+                    auxiliary = downsample(auxiliary, self.resample_filter)
+                    x = x + self.encoder[f"level{level}_skip"](auxiliary)
+                if self.encoder_type == "residual":
+                    x = auxiliary = (x + self.encoder[f"level{level}_residual"](auxiliary)) * math.sqrt(0.5)
+            skips.append(x)
+            for index in range(self.num_blocks):
+                x = self.encoder[f"level{level}_block{index}"](x, embedded, dropout_key)
+                skips.append(x)
+        return x, skips
+
+    def _decode(self, x, skips, embedded, dropout_key) -> jax.Array:
+        """Deepest features to output, using up `skips`; the skip decoder sums an output of every level."""
+        output = None
+        for level in reversed(range(self.levels)):
+            for name in _entry_names(level, self.levels):
+                x = self.decoder[name](x, embedded, dropout_key)
+            for index in range(self.num_blocks + 1):
+                x = jnp.concatenate([x, skips.pop()], axis=-1)
+                x = self.decoder[f"level{level}_block{index}"](x, embedded, dropout_key)
+            if output is not None:
+                output = upsample(output, self.resample_filter)
+            if self.decoder_type == "skip" or level == 0:
+                y = jax.nn.silu(self.decoder[f"level{level}_out_norm"](x))
+                y = self.decoder[f"level{level}_out_conv"](y)
+                output = y if output is None else output + y
+        return output
+
+
+class UNetBlock(nnx.Module):
+    """The residual block [B, H, W, in] -> [B, H', W', out]; the embedding is added between its convolutions.
+
+    `index` tells the blocks of a network apart, so that one dropout key gives each its own mask.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        embedding_channels: int,
+        rngs: nnx.Rngs,
+        index: int,
+        dropout: float = 0.0,
+        up: bool = False,
+        down: bool = False,
+        attention: bool = False,
+        resample_filter: Sequence[float] = (1, 1),
+    ):
+        self.index, self.dropout = index, dropout
+        resample = dict(up=up, down=down, resample_filter=resample_filter)
+        self.norm0 = GroupNorm(in_channels, eps=EPS)
+        self.conv0 = Conv(in_channels, out_channels, 3, rngs=rngs, init=INIT, **resample)
+        self.affine = Linear(embedding_channels, out_channels, rngs=rngs, init=INIT)
+        self.norm1 = GroupNorm(out_channels, eps=EPS)
+        self.conv1 = Conv(out_channels, out_channels, 3, rngs=rngs, init=INIT_ZERO)
+        same_shape = in_channels == out_channels and not (up or down)
+        self.skip = (
+            None if same_shape else Conv(in_channels, out_channels, 1, rngs=rngs, init=INIT, **resample)
+        )
+        options = dict(eps=EPS, qkv_init=INIT_ATTENTION, out_init=INIT_ZERO)
+        self.attention = SelfAttention(out_channels, rngs=rngs, **options) if attention else None
+
+    def __call__(self, x: jax.Array, embedded: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
+        residual = x if self.skip is None else self.skip(x)
+        x = self.conv0(jax.nn.silu(self.norm0(x)))
+        x = x + self.affine(embedded)[:, None, None, :].astype(x.dtype)
+        x = jax.nn.silu(self.norm1(x))
+        key = None if dropout_key is None else jax.random.fold_in(dropout_key, self.index)
+        x = self.conv1(dropout(x, self.dropout, key))
+        x = (residual + x) * math.sqrt(0.5)
+        if self.attention is not None:
+            x = (x + self.attention(x)) * math.sqrt(0.5)
+        return x
+
+
+class _Builder:
+    """Makes the layers of a network in the order in which they run, numbering the blocks from 1."""
+
+    def __init__(
+        self, rngs: nnx.Rngs, embedding_channels: int, rate: float, resample_filter: Sequence[float]
+    ):
+        self.resample_filter, self.rngs, self.blocks = resample_filter, rngs, 0
+        self.options = dict(
+            embedding_channels=embedding_channels, dropout=rate, resample_filter=resample_filter, rngs=rngs
+        )
+
+    def block(self, in_channels: int, out_channels: int, **options) -> UNetBlock:
+        self.blocks += 1
+        return UNetBlock(in_channels, out_channels, index=self.blocks, **self.options, **options)
+
+    def encoder(self, in_channels, channels, widths, attend, num_blocks, kind) -> tuple[dict, list[int]]:
+        """The layers by name, and the channels of every result a decoder block will see, shallowest first."""
+        layers, skips, auxiliary, width = {}, [], in_channels, channels
+        for level, level_width in enumerate(widths):
+            if level == 0:
+                layers["level0_conv"] = Conv(in_channels, width, 3, rngs=self.rngs, init=INIT)
+            else:
+                layers[f"level{level}_down"] = self.block(width, width, down=True)
+                if kind == "skip":
+                    layers[f"level{level}_skip"] = Conv(auxiliary, width, 1, rngs=self.rngs, init=INIT)
+                if kind == "residual":
+                    options = dict(fused_downsample=True, resample_filter=self.resample_filter, init=INIT)
+                    layers[f"level{level}_residual"] = Conv(auxiliary, width, 3, rngs=self.rngs, **options)
+                    auxiliary = width
+            skips.append(width)
+            for index in range(num_blocks):
+                layers[f"level{level}_block{index}"] = self.block(width, level_width, attention=attend[level])
+                width = level_width
+                skips.append(width)
+        return layers, skips
+
+    def decoder(self, out_channels, widths, attend, num_blocks, kind, skips) -> dict:
+        """The layers by name; `skips` is what `encoder` returned."""
+        layers, skips, width = {}, list(skips), widths[-1]
+        for level, level_width in reversed(list(enumerate(widths))):
+            for name in _entry_names(level, len(widths)):
+                up, attention = name.endswith("up"), name.endswith("in0")
+                layers[name] = self.block(width, width, up=up, attention=attention)
+            for index in range(num_blocks + 1):
+                attention, name = attend[level] and index == num_blocks, f"level{level}_block{index}"
+                layers[name] = self.block(width + skips.pop(), level_width, attention=attention)
+                width = level_width
+            if kind == "skip" or level == 0:
+                layers[f"level{level}_out_norm"] = GroupNorm(width, eps=EPS)
+                conv = Conv(width, out_channels, 3, rngs=self.rngs, init=INIT_ZERO)
+                layers[f"level{level}_out_conv"] = conv
+        return layers
+
+
+def _entry_names(level: int, levels: int) -> tuple[str, ...]:
+    """The blocks a decoder level starts with: the bottleneck's two at the deepest, else an upsampling one."""
+    return (f"level{level}_in0", f"level{level}_in1") if level == levels - 1 else (f"level{level}_up",)
+
+
+def _check_options(image_size: int, levels: int, embedding: str, encoder: str, decoder: str) -> None:
+    divisor = 2 ** (levels - 1)
+    if image_size % divisor or image_size < divisor:
+        raise ValueError(
+            f"image_size {image_size} is not divisible by {divisor}: a network of {levels} levels halves the "
+            f"image {levels - 1} times; pad or resize the images, or use fewer levels"
+        )
+    for name, value, allowed in (
+        ("embedding", embedding, ("positional", "fourier")),
+        ("encoder", encoder, ("standard", "skip", "residual")),
+        ("decoder", decoder, ("standard", "skip")),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name} {value!r} is unknown: choose one of {allowed}")

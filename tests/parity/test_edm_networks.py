@@ -1,0 +1,84 @@
+"""The networks against numbers made by the original PyTorch implementation, by make_golden_edm.py.
+
+Set SCT_JAX_GOLDEN to a folder to check other files of the same form, for example the published CIFAR-10 size.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from sct_jax.models.ddpmpp import DDPMpp
+from sct_jax.models.ddpmpp_torch import params_from_torch
+
+GOLDEN = Path(os.environ.get("SCT_JAX_GOLDEN", Path(__file__).parent / "golden"))
+FILES = sorted(GOLDEN.glob("*.npz"))
+SIGMA_DATA = 0.5
+
+
+class Case:
+    """One golden file: its arrays, its network's graph and the original's weights as our parameters."""
+
+    def __init__(self, path: Path):
+        self.arrays = dict(np.load(path))
+        config = json.loads(str(self.arrays.pop("config")))
+        abstract = nnx.eval_shape(lambda: DDPMpp(rngs=nnx.Rngs(0), **config))
+        self.graph, state = nnx.split(abstract)
+        self.shapes = jax.tree.map(jnp.shape, nnx.to_pure_dict(state))
+        self.params = params_from_torch(self.group("weights"))
+
+    def group(self, name: str) -> dict[str, np.ndarray]:
+        prefix = f"{name}/"
+        return {key.removeprefix(prefix): a for key, a in self.arrays.items() if key.startswith(prefix)}
+
+    def outputs(self, params: dict) -> tuple[jax.Array, jax.Array]:
+        """The raw output F and the EDM denoiser c_skip x + c_out F (Karras et al. 2022, table 1)."""
+        x, t = self.arrays["x"], self.arrays["t"]
+        t4 = t[:, None, None, None]
+        scale = np.sqrt(t4**2 + SIGMA_DATA**2)
+        network = nnx.merge(self.graph, params)
+        raw = network(x / scale, np.log(t) / 4, self.arrays.get("labels"), self.arrays.get("augment_labels"))
+        return raw, (SIGMA_DATA / scale) ** 2 * x + t4 * SIGMA_DATA / scale * raw
+
+
+@pytest.fixture(params=FILES, ids=[path.stem for path in FILES], scope="module")
+def case(request) -> Case:
+    return Case(request.param)
+
+
+def largest_error(ours: jax.Array, theirs: np.ndarray) -> float:
+    """The largest difference of a sample over the largest value of that sample, worst sample."""
+    axes = tuple(range(1, theirs.ndim))
+    return float((np.abs(np.asarray(ours) - theirs).max(axes) / np.abs(theirs).max(axes)).max())
+
+
+def test_golden_files_are_there():
+    assert FILES
+
+
+def test_the_originals_weights_fill_our_parameters_exactly(case):
+    assert jax.tree.map(jnp.shape, case.params) == case.shapes
+
+
+def test_outputs_match(case):
+    raw, output = jax.jit(case.outputs)(case.params)
+    assert largest_error(raw, case.arrays["network_output"]) < 1e-5
+    assert largest_error(output, case.arrays["output"]) < 1e-5
+
+
+def test_gradients_match(case):
+    if not case.group("gradients"):
+        pytest.skip("this file has no gradients")
+    theirs = params_from_torch(case.group("gradients"))
+    cotangent = case.arrays["cotangent"]
+    ours = jax.jit(jax.grad(lambda params: (case.outputs(params)[1] * cotangent).sum()))(case.params)
+    if "map_noise" in ours:
+        frequencies = ours.pop("map_noise")["frequencies"]
+        np.testing.assert_array_equal(frequencies, 0)
+    errors = jax.tree.map(lambda a, b: float(np.linalg.norm(a - b) / np.linalg.norm(b)), ours, theirs)
+    assert max(jax.tree.leaves(errors)) < 1e-4
