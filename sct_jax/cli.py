@@ -1,0 +1,214 @@
+"""The command line ``sct-jax VERB``: each verb is a few lines that call one room.
+
+Exit status: 0 on success; 2 with one clear line on a user's mistake; 130 or 143 after Ctrl-C or SIGTERM (state saved).
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from sct_jax.errors import UserError
+from sct_jax.version import __version__
+
+
+class Parser(argparse.ArgumentParser):
+    """One line and exit status 2, without the usage text above it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def train(args: argparse.Namespace) -> None:
+    """Trains a config into a workdir; resumes by itself when the workdir holds a checkpoint."""
+    from sct_jax import config as config_lib
+
+    if args.help_config:
+        print(config_lib.describe_schema())
+        return
+    if not args.config or not args.workdir:
+        raise UserError("train needs --config FILE and --workdir FOLDER (see sct-jax train --help)")
+    config = config_lib.load_config(args.config, dict(args.overrides))
+    _start_jax()
+    from sct_jax.training.loop import train as run
+
+    run(config, args.workdir)
+
+
+def sample(args: argparse.Namespace) -> None:
+    """Draws images and writes an .npz, a .png grid, or a folder of PNGs, by the ending of --out."""
+    _start_jax()
+    from sct_jax import model as model_lib
+    from sct_jax.sampling import generate, output
+
+    output.check_target(args.out)
+    model = model_lib.load(args.checkpoint, args.ema)
+    labels = model.check_labels(args.labels)
+    images = generate.to_uint8(
+        model.sample(args.num, args.steps, args.seed, labels, times=args.times, batch_size=args.batch_size)
+    )
+    print(output.write_images(args.out, images, labels))
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Measures samples with the offline metrics; writes JSON with full provenance."""
+    _start_jax()
+    from sct_jax.evaluation.run import evaluate_checkpoint, format_table
+
+    result = evaluate_checkpoint(
+        args.checkpoint,
+        steps=args.steps,
+        num=args.num,
+        seeds=args.seeds,
+        metrics=args.metrics,
+        profile=args.ema,
+        data_path=args.data_path,
+        batch_size=args.batch_size,
+    )
+    print(format_table(result))
+    if args.out:
+        from sct_jax import files
+
+        print(files.write_text(args.out, json.dumps(result, indent=2) + "\n"))
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Turns a folder, an EDM-style zip, a CIFAR-10 archive, IDX files or 'digits' into a data set on disk."""
+    from sct_jax.data import prepare as run
+
+    print(run(args.source, args.out, kind=args.kind, image_size=args.image_size))
+
+
+def report(args: argparse.Namespace) -> None:
+    """Writes one self-contained HTML report of one or several runs."""
+    from sct_jax.report.html import write_report
+
+    print(write_report(args.workdirs, args.out))
+
+
+def _integers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _floats(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
+
+
+_integers.__name__, _floats.__name__ = "list of whole numbers", "list of numbers"  # what argparse calls them
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="sct-jax", description="Stable Consistency Tuning in JAX.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
+
+    def verb(run: Callable[[argparse.Namespace], None]) -> Parser:
+        text = (run.__doc__ or "").strip()
+        sub = verbs.add_parser(run.__name__, help=text, description=text, allow_abbrev=False)
+        sub.set_defaults(run=run)
+        sub.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+        return sub
+
+    sub = verb(train)
+    sub.add_argument("--config", help="a Python file with get_config(); --config.KEY=VALUE overrides a field")
+    sub.add_argument("--workdir", help="where config, metrics, samples and checkpoints go")
+    sub.add_argument("--help-config", action="store_true", help="list every config field with its default and meaning")
+
+    sub = verb(sample)
+    _checkpoint_arguments(sub)
+    sub.add_argument("--num", type=int, default=64, help="images (default %(default)s)")
+    sub.add_argument("--steps", type=int, default=1, help="network evaluations (of a diffusion model: Heun steps)")
+    sub.add_argument("--times", type=_floats, help="noise levels in place of --steps, descending, such as 80,0.8")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--labels", type=_integers, help="classes, used in turn, such as 0,1,2 (default: all in turn)")
+    sub.add_argument("--out", required=True, help="samples.npz, grid.png, or a folder for PNGs")
+
+    sub = verb(evaluate)
+    _checkpoint_arguments(sub)
+    sub.add_argument("--steps", type=_integers, help="numbers of steps, such as 1,2 (default: the config's)")
+    sub.add_argument("--num", type=int, help="samples (default: as many as there are training images, at most 10,000)")
+    sub.add_argument("--seeds", type=_integers, default=[0], help="sampling seeds, such as 0,1,2")
+    sub.add_argument("--metrics", type=lambda text: text.split(","), help="names (default: all that apply)")
+    sub.add_argument("--data-path", default="", help="where the data lies now, if not where the config says")
+    sub.add_argument("--out", help="metrics.json")
+
+    sub = verb(prepare)
+    sub.add_argument("--source", required=True, help="what to read; digits for the embedded digits")
+    sub.add_argument("--out", required=True, help="a new folder for the data set")
+    sub.add_argument("--kind", default="auto", help="folder, zip, cifar10, idx or digits (default: found out)")
+    sub.add_argument("--image-size", type=int, default=0, help="crop and resize, or pad, to this (default: as stored)")
+
+    sub = verb(report)
+    sub.add_argument("workdirs", nargs="+", help="workdirs of runs")
+    sub.add_argument("--out", required=True, help="report.html")
+    return parser
+
+
+def _checkpoint_arguments(sub: Parser) -> None:
+    sub.add_argument("--checkpoint", required=True, help="a run's workdir, or one of its checkpoints/STEP")
+    sub.add_argument("--ema", default="", help="EMA profile (default: the first of the run; raw: raw weights)")
+    sub.add_argument("--batch-size", type=int, default=256, help="images at a time (default %(default)s)")
+
+
+def _split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Takes ``--config.KEY=VALUE`` and ``--config.KEY VALUE`` out of the arguments."""
+    plain, overrides, queue = [], [], list(arguments)
+    while queue:
+        argument = queue.pop(0)
+        if not argument.startswith("--config."):
+            plain.append(argument)
+            continue
+        key, equals, value = argument.removeprefix("--config.").partition("=")
+        if not equals:
+            if not queue or queue[0].startswith("--"):
+                raise UserError(f"{argument} needs a value: write {argument}=VALUE")
+            value = queue.pop(0)
+        overrides.append((key, value))
+    return plain, overrides
+
+
+def _start_jax() -> None:
+    """Settings that must precede the import of JAX: one log line is enough for what it finds missing."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    from absl import logging
+
+    logging.set_verbosity(logging.ERROR)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs one verb and exits."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        plain, overrides = _split_overrides(arguments)
+        parser = _parser()
+        args = parser.parse_args(plain)
+        if args.verb is None:
+            parser.print_help()
+            sys.exit(0)
+        if overrides and args.verb != "train":
+            raise UserError(f"--config.{overrides[0][0]} belongs to train, not to {args.verb}")
+        args.overrides = overrides
+        args.run(args)
+    except UserError as error:
+        if "--debug" in arguments:
+            raise
+        print(f"sct-jax: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(141)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        code = getattr(error, "interrupted_exit_code", None)
+        if code is None:
+            raise
+        print(f"sct-jax: {error}", file=sys.stderr)
+        sys.exit(code)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""Configs: loaded from a Python file, overridden on the command line, validated before anything is compiled."""
+
+import difflib
+import importlib.util
+import json
+import math
+import types
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from sct_jax.errors import UserError
+from sct_jax.schema import SCHEMA, Field
+
+Config = ml_collections.ConfigDict
+
+
+def default_config() -> Config:
+    """A config with every field of the schema at its default; unlocked, for ``get_config()`` to fill in."""
+    config = Config()
+    for key, field in SCHEMA.items():
+        *rooms, name = key.split(".")
+        node = config
+        for room in rooms:
+            if room not in node:
+                node[room] = Config()
+            node = node[room]
+        node[name] = field.default
+    return config.lock()
+
+
+def load_config(path: str | Path, overrides: dict[str, str] | None = None) -> Config:
+    """The locked, validated config of a file with ``get_config()``, overridden by, say, ``{"optimizer.lr": "1e-4"}``.
+
+    Raises:
+      UserError: for a missing or broken file, an unknown key, a wrong type or a value out of range.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
+        raise UserError(f"no config file {path}" + (f"; did you mean {path.parent / near[0]}?" if near else ""))
+    try:
+        config = _import_file(path).get_config()
+    except UserError:
+        raise
+    except KeyError as error:  # a locked ConfigDict refuses keys it does not know
+        raise UserError(f"config {path}: {_first_line(error)}") from error
+    except Exception as error:
+        raise UserError(f"config {path} does not load: {type(error).__name__}: {_first_line(error)}") from error
+    if not isinstance(config, Config):
+        raise UserError(
+            f"config {path}: get_config() must return an ml_collections.ConfigDict, got {type(config).__name__}"
+        )
+    for key, text in (overrides or {}).items():
+        _set(config, key, parse_value(key, text))
+    return validate(config)
+
+
+def parse_value(key: str, text: str) -> Any:
+    """The value that ``text`` means for field ``key``.
+
+    Raises:
+      UserError: when the key is unknown or the text is not of the field's type.
+    """
+    default = _field(key).default
+    try:
+        if isinstance(default, tuple):
+            parts = [part.strip() for part in text.strip("()[] ").split(",") if part.strip()]
+            return tuple(_parse_scalar(part, type(default[0])) for part in parts)
+        return _parse_scalar(text, type(default))
+    except ValueError:
+        raise UserError(f"config.{key}={text!r}: needs {_type_name(default)} ({_field(key).help})") from None
+
+
+def validate(config: Config) -> Config:
+    """Checks every field's key, type and range, then what fields demand of each other; returns it locked.
+
+    Raises:
+      UserError: naming the field, its value, what is allowed and, for an unknown key, the nearest known one.
+    """
+    flat = flatten(config)
+    for key in flat:
+        _field(key)
+    missing = [key for key in SCHEMA if key not in flat]
+    if missing:
+        raise UserError(f"config.{missing[0]} is missing; start get_config() from sct_jax.config.default_config()")
+    for key, field in SCHEMA.items():
+        value = flat[key]
+        if isinstance(field.default, float) and type(value) is int:
+            _set(config, key, float(value))
+        elif isinstance(field.default, tuple):
+            value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+            if field.default and isinstance(field.default[0], float):
+                value = tuple(float(v) if type(v) is int else v for v in value)
+            _set(config, key, value)
+        _check(key, field, value)
+    _check_relations(config)
+    return config.lock()
+
+
+def flatten(config: Config | dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"optimizer.lr": 1e-4, ...}``."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, (Config, dict)):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """A plain nested dict that JSON can hold (tuples become lists)."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The config that :func:`to_dict` wrote; fields added to the schema since then take their default.
+
+    Raises:
+      UserError: when a value is not valid here (say, a config of a newer version).
+    """
+    config = default_config()
+    for key, value in flatten(values).items():
+        _set(config, key, tuple(value) if isinstance(value, list) else value)
+    return validate(config)
+
+
+def describe_schema() -> str:
+    """The table of all fields with defaults, ranges and meanings, as text."""
+    lines = []
+    for key, field in SCHEMA.items():
+        allowed = " | ".join(map(str, field.choices))
+        lines.append(f"{key} = {field.default!r}\n    {field.help}" + (f" [{allowed}]" if allowed else ""))
+    return "\n".join(lines)
+
+
+def _field(key: str) -> Field:
+    if key in SCHEMA:
+        return SCHEMA[key]
+    near = difflib.get_close_matches(key, SCHEMA, n=1, cutoff=0.5)
+    if not near:  # the right name in the wrong room
+        near = [known for known in SCHEMA if known.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    hint = f"; did you mean config.{near[0]}?" if near else "; `sct-jax train --help-config` lists the fields"
+    raise UserError(f"unknown config key config.{key}{hint}")
+
+
+def _check(key: str, field: Field, value: Any) -> None:
+    expected, items = field.default, (value,)
+    if isinstance(expected, tuple):
+        expected, items = expected[0], value
+    for item in items:
+        is_float = isinstance(expected, float) and type(item) in (int, float)
+        if type(item) is not type(expected) and not is_float:
+            raise UserError(f"config.{key} = {value!r}: needs {_type_name(field.default)} ({field.help})")
+        if field.choices and item not in field.choices:
+            near = difflib.get_close_matches(str(item), map(str, field.choices), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"config.{key} = {item!r}: must be one of {', '.join(map(repr, field.choices))}{hint}")
+        if isinstance(item, (int, float)) and not isinstance(item, bool):
+            _check_range(key, field, item)
+
+
+def _check_range(key: str, field: Field, item: float) -> None:
+    if not math.isfinite(item):
+        raise UserError(f"config.{key} = {item!r}: must be finite")
+    for bad, text in (
+        (field.low is not None and item < field.low, f">= {field.low:g}" if field.low is not None else ""),
+        (
+            field.high is not None and item > field.high,
+            f"<= {field.high:g}" if field.high is not None else "",
+        ),
+        (
+            field.above is not None and item <= field.above,
+            f"> {field.above:g}" if field.above is not None else "",
+        ),
+    ):
+        if bad:
+            raise UserError(f"config.{key} = {item!r}: must be {text} ({field.help})")
+
+
+def _check_relations(config: Config) -> None:
+    from sct_jax.training.ema import parse_profile  # the grammar of profiles lives with the EMA
+
+    batch, parts, sampling = config.batch_size, config.optimizer.accumulate, config.sampling
+    if batch % parts:
+        raise UserError(f"config.batch_size = {batch} must be divisible by config.optimizer.accumulate = {parts}")
+    for name in ("t_min", "mid_times"):
+        levels = sampling[name] if name == "mid_times" else (sampling[name],)
+        if any(t >= sampling.t_max for t in levels):
+            raise UserError(
+                f"config.sampling.{name} = {sampling[name]} must be below sampling.t_max = {sampling.t_max}"
+            )
+    if config.model.label_dropout and not config.model.conditional:
+        raise UserError("config.model.label_dropout needs config.model.conditional = True")
+    if not config.ema.profiles:
+        raise UserError("config.ema.profiles is empty: name at least one, such as constant:0.9999")
+    for profile in config.ema.profiles:
+        parse_profile(profile)
+
+
+def _set(config: Config, key: str, value: Any) -> None:
+    _field(key)
+    *rooms, name = key.split(".")
+    node = config
+    for room in rooms:
+        node = node[room]
+    with node.unlocked(), node.ignore_type():
+        node[name] = value
+
+
+def _parse_scalar(text: str, kind: type) -> Any:
+    if kind is bool:
+        if text.lower() not in ("true", "false", "1", "0"):
+            raise ValueError(text)
+        return text.lower() in ("true", "1")
+    if kind is int:
+        return int(text.replace("_", ""))
+    return kind(text)
+
+
+def _type_name(default: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
+    if isinstance(default, tuple):
+        return f"{names[type(default[0])]} or several with commas"
+    return names[type(default)]
+
+
+def _import_file(path: Path) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(f"sct_jax_config_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"config {path} has no get_config()")
+    return module
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error.args[0] if error.args else error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,1 @@
+"""The noising process: pure functions of arrays. No network, no state, no input or output."""

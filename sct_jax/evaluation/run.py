@@ -1,0 +1,136 @@
+"""``sct-jax evaluate``: samples of a checkpoint, measured, with everything needed to make the number again."""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sct_jax.evaluation.metrics import Evaluator
+from sct_jax.evaluation.provenance import provenance
+
+from sct_jax.data import open_source
+from sct_jax.errors import UserError
+from sct_jax.model import Model, load
+from sct_jax.sampling.generate import to_uint8
+
+
+def cache_folder() -> Path:
+    """Where trained classifiers are kept: ``$XDG_CACHE_HOME/sct_jax`` or ``~/.cache/sct_jax``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sct_jax"
+
+
+def evaluate_checkpoint(
+    checkpoint: str | Path,
+    *,
+    steps: Sequence[int] | None = None,
+    num: int | None = None,
+    seeds: Sequence[int] = (0,),
+    metrics: Sequence[str] | None = None,
+    profile: str = "",
+    data_path: str = "",
+    batch_size: int = 256,
+) -> dict[str, Any]:
+    """Measures a checkpoint at each number of steps, averaged over sampling seeds.
+
+    Args:
+      checkpoint: a workdir or one of its checkpoints.
+      steps: numbers of sampling steps; None: those of the run's config.
+      num: samples for each seed; None: as many as there are training images, at most 10,000.
+      seeds: sampling seeds.
+      metrics: names; None: all that apply.
+      profile: EMA profile, empty for the first.
+      data_path: where the data lies now, if not where the config says.
+
+    Returns:
+      ``{"results": [{"sampling_steps", metric: mean, metric_std: spread over seeds, "per_seed": […]}], "floor": {…},
+      "provenance": {…}}``.
+
+    Raises:
+      UserError: for a checkpoint, data or metric that is not there.
+    """
+    model = load(checkpoint, profile)
+    data = model.config.data
+    where = data_path or data.path
+    train = open_source(data.source, where, split=data.split, image_size=data.image_size)
+    expected = replace(model.spec, num_examples=0, class_names=())
+    if replace(train.spec, num_examples=0, class_names=()) != expected:
+        raise UserError(
+            f"the data at {where or data.source} ({train.spec}) is not what {checkpoint} was trained on ({model.spec})"
+        )
+    evaluator = make_evaluator(model.config, train, where, cache_folder())
+    num = num or min(len(train), 10_000)
+    labels = model.check_labels(None)
+    sample_labels = None if labels is None else np.resize(np.asarray(labels), num)
+    results = []
+    for count in steps or model.config.sampling.steps:
+        each = []
+        for seed in seeds:
+            images = to_uint8(model.sample(num, count, seed, labels, batch_size=batch_size))
+            each.append(evaluator.metrics(images, sample_labels, **({"names": tuple(metrics)} if metrics else {})))
+        results.append({"sampling_steps": int(count), "evaluations": _evaluations(model, count)} | summarize(each))
+    return {
+        "kind": "evaluation",
+        "results": results,
+        "floor": evaluator.floor(num, seed=0),
+        "provenance": provenance(
+            checkpoint=str(checkpoint),
+            step=model.step,
+            ema_profile=model.profile,
+            num_samples=num,
+            seeds=[int(seed) for seed in seeds],
+            data={
+                "source": data.source,
+                "split": data.split,
+                "held_out_split": data.held_out_split,
+                "images": len(train),
+            },
+            noise_levels={str(count): list(model.times(count)) for count in steps or model.config.sampling.steps},
+        ),
+    }
+
+
+def make_evaluator(config: Any, train: Any, data_path: str, cache_dir: Path | None) -> Evaluator:
+    """The offline evaluator for a config's data: its training images, and held-out ones where it names a split."""
+    held_out = None
+    data = config.data
+    if data.held_out_split:
+        held_out = open_source(data.source, data_path, split=data.held_out_split, image_size=data.image_size).read_all()
+    return Evaluator(train=train.read_all(), held_out=held_out, num_classes=train.spec.num_classes, cache_dir=cache_dir)
+
+
+def summarize(each: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Means over repetitions, the sample standard deviation as ``NAME_std`` where there are several, and the list."""
+    summary: dict[str, Any] = {}
+    for name in each[0]:
+        values = [values[name] for values in each]
+        summary[name] = float(np.mean(values))
+        if len(values) > 1:
+            summary[f"{name}_std"] = float(np.std(values, ddof=1))
+    return summary | {"per_seed": list(each)}
+
+
+def format_table(result: dict[str, Any]) -> str:
+    """The results as aligned text, the floor (real against real) last."""
+    names = [name for name in result["results"][0]["per_seed"][0]]
+    rows = [["steps", "evaluations", *names]]
+    for row in result["results"]:
+        cells = [_cell(row[name], row.get(f"{name}_std")) for name in names]
+        rows.append([str(row["sampling_steps"]), str(row["evaluations"]), *cells])
+    floor = result["floor"]
+    rows.append(["real", "-", *(_cell(floor.get(name, math.nan), None) for name in names)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+
+def _cell(mean: float, spread: float | None) -> str:
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
+
+
+def _evaluations(model: Model, steps: int) -> int:
+    """Network evaluations: Heun's method takes two a step but for the last."""
+    return 2 * steps - 1 if model.kind == "diffusion" else steps

@@ -1,0 +1,31 @@
+"""Files that are never half-written: written aside in the same folder, then renamed."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from sct_jax.errors import UserError
+
+
+def write(path: str | Path, fill: Callable[[Path], object]) -> Path:
+    """Calls ``fill`` with a temporary path of the same ending beside ``path``, then renames it to ``path``.
+
+    Raises:
+      UserError: when the folder cannot be made or written; a file that was there before stays.
+    """
+    path = Path(path)
+    aside = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fill(aside)
+        aside.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+    return path
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Writes a text file, see :func:`write`."""
+    return write(path, lambda aside: aside.write_text(text, encoding="utf-8"))

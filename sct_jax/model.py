@@ -1,0 +1,134 @@
+"""A trained model as an object: what ``sct_jax.load`` gives."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sct_jax import config as config_lib
+from sct_jax import models
+from sct_jax.data import DataSpec
+from sct_jax.errors import UserError
+from sct_jax.sampling import generate
+from sct_jax.training import checkpoint
+
+Array = jax.Array
+
+
+class Model:
+    """A denoiser with its weights: ``denoise`` and ``sample``.
+
+    Attributes:
+      config: the config it was trained with.
+      spec: image size, channels and classes of its data.
+      step: training steps behind the weights.
+      profile: the EMA profile of the weights.
+      params: the weights, a nested dict.
+      path: the checkpoint folder.
+    """
+
+    def __init__(self, config: Any, spec: DataSpec, params: Any, *, step: int = 0, profile: str = "", path: str = ""):
+        self.config, self.spec, self.params = config, spec, params
+        self.step, self.profile, self.path = step, profile, path
+        self._network = models.build(config.model, spec)
+        shape = (spec.image_size, spec.image_size, spec.channels)
+        self._generator = generate.Generator(self._network.denoise, shape, config.sampling, self.kind, _all_devices())
+
+    @property
+    def kind(self) -> str:
+        """``"diffusion"`` for a pre-trained denoiser, ``"consistency"`` for a tuned one."""
+        return "diffusion" if self.config.objective.method == "edm" else "consistency"
+
+    def denoise(self, x: Array, t: Array, labels: Array | None = None) -> Array:
+        """The prediction of the clean images.
+
+        Args:
+          x: noisy images ``[B, H, W, C]``, float, clean images being in [-1, 1].
+          t: noise levels ``[B]``.
+          labels: classes, int ``[B]``, −1 for none; or None.
+
+        Raises:
+          ValueError: when the shapes do not fit the model.
+        """
+        x, t = jnp.asarray(x, jnp.float32), jnp.asarray(t, jnp.float32)
+        shape = (self.spec.image_size, self.spec.image_size, self.spec.channels)
+        if x.shape[1:] != shape or t.shape != x.shape[:1]:
+            raise ValueError(
+                f"denoise needs x [B, {', '.join(map(str, shape))}] and t [B], got {x.shape} and {t.shape}"
+            )
+        return self._network.denoise(self.params, x, t, None if labels is None else jnp.asarray(labels, jnp.int32))
+
+    def sample(
+        self,
+        num: int,
+        steps: int = 1,
+        seed: int = 0,
+        labels: Sequence[int] | None = None,
+        times: Sequence[float] | None = None,
+        batch_size: int = 256,
+    ) -> np.ndarray:
+        """``num`` images ``[num, H, W, C]``, float32 in [-1, 1]; image *i* of a seed is always the same.
+
+        Args:
+          steps: network evaluations (of a diffusion model: Heun steps).
+          labels: classes used in turn; None: every class in turn where the model is conditional.
+          times: noise levels in place of ``steps``, descending.
+
+        Raises:
+          UserError: for labels out of range, or labels for an unconditional model.
+        """
+        return self._generator(
+            self.params,
+            num,
+            steps=steps,
+            seed=seed,
+            labels=self.check_labels(labels),
+            times=times,
+            batch_size=batch_size,
+        )
+
+    def times(self, steps: int) -> tuple[float, ...]:
+        """The descending noise levels that ``steps`` stand for."""
+        return self._generator.times(steps)
+
+    def check_labels(self, labels: Sequence[int] | None) -> Sequence[int] | None:
+        """The labels to use; raises a UserError for impossible ones."""
+        conditional = self.config.model.conditional
+        if labels is None:
+            return generate.default_labels(self.spec.num_classes, conditional)
+        if not conditional:
+            raise UserError("labels were given, but this model is unconditional")
+        bad = [label for label in labels if not -1 <= label < self.spec.num_classes]
+        if bad or not labels:
+            raise UserError(f"labels {list(bad)} are out of range: classes go from 0 to {self.spec.num_classes - 1}")
+        return labels
+
+
+def load(path: str | Path, profile: str = "") -> Model:
+    """Loads a model from a workdir or one of its checkpoints.
+
+    Args:
+      path: a run's workdir (its newest checkpoint is taken) or ``WORKDIR/checkpoints/STEP``.
+      profile: the EMA profile; empty: the first of the run; ``"raw"``: the raw weights.
+
+    Raises:
+      UserError: when there is no checkpoint, or it is damaged or of another architecture.
+    """
+    place = checkpoint.resolve(path)
+    meta = checkpoint.read_meta(place)
+    params, name = checkpoint.read_weights(place, profile)
+    spec = DataSpec(**{**meta["spec"], "class_names": tuple(meta["spec"]["class_names"])})
+    config = config_lib.from_dict(meta["config"])
+    model = Model(config, spec, params, step=meta["step"], profile=name, path=str(path))
+    expected = jax.eval_shape(models.build(config.model, spec).init, jax.random.key(0))
+    checkpoint.check_weights(params, expected, str(place))
+    return model
+
+
+def _all_devices() -> Any:
+    from sct_jax.training.mesh import make_mesh
+
+    return make_mesh(-1)

@@ -1,0 +1,53 @@
+"""Distances between the two sides of the consistency loss, and the weights on it. Each is one small pure function."""
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def _sum(x: Array) -> Array:
+    return jnp.sum(x, axis=tuple(range(1, x.ndim)))
+
+
+def squared_l2(difference: Array, c: float) -> Array:
+    """``‖a − b‖²`` (Consistency Models, arXiv 2303.01469)."""
+    return _sum(difference**2)
+
+
+def l1(difference: Array, c: float) -> Array:
+    """``‖a − b‖₁``."""
+    return _sum(jnp.abs(difference))
+
+
+def pseudo_huber(difference: Array, c: float) -> Array:
+    """``√(‖a − b‖² + c²) − c`` (iCT, arXiv 2310.14189, eq. 7); a tiny ``c`` is ECT's plain norm with its gradient
+    guarded at 0. Written as ``s / (√(s + c²) + c)``, which loses no digits at a small difference ``s``."""
+    squared = _sum(difference**2)
+    return squared / (jnp.sqrt(squared + c**2) + c)
+
+
+DISTANCES = {"squared_l2": squared_l2, "l1": l1, "pseudo_huber": pseudo_huber}
+
+
+def inverse_gap(t: Array, r: Array, sigma_data: float) -> Array:
+    """``1/(t − r)`` (iCT; ECT on CIFAR-10)."""
+    return 1.0 / (t - r)
+
+
+def uniform(t: Array, r: Array, sigma_data: float) -> Array:
+    """1 (Consistency Models)."""
+    return jnp.ones_like(t)
+
+
+def snr(t: Array, r: Array, sigma_data: float) -> Array:
+    """``1/t² + 1/σ_d²`` (ECT and SCT on ImageNet-64)."""
+    return 1.0 / t**2 + 1.0 / sigma_data**2
+
+
+def inverse_sqrt_gap(t: Array, r: Array, sigma_data: float) -> Array:
+    """``1/√(t − r)``."""
+    return jax.lax.rsqrt(t - r)
+
+
+WEIGHTS = {"inverse_gap": inverse_gap, "uniform": uniform, "snr": snr, "inverse_sqrt_gap": inverse_sqrt_gap}

@@ -1,0 +1,62 @@
+"""Writing samples: an ``.npz``, one grid ``.png``, or a folder of PNGs."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sct_jax import files
+from sct_jax.errors import UserError
+
+
+def check_target(out: str | Path) -> None:
+    """Raises a UserError for an ``--out`` that could not be written, before any time is spent on sampling."""
+    out = Path(out)
+    if out.suffix not in ("", ".npz", ".png"):
+        raise UserError(f"--out {out}: end it in .npz, .png (one grid) or nothing (a folder of PNGs)")
+    if not out.suffix and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out} exists and is not an empty folder; name a new one")
+    parent = out.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UserError(f"cannot write --out {out}: {parent} is not a folder that can be written")
+
+
+def write_images(out: str | Path, images: np.ndarray, labels: Sequence[int] | None) -> Path:
+    """Writes uint8 images ``[N, H, W, C]`` by the ending of ``out``; ``labels`` are used in turn. Returns ``out``.
+
+    An ``.npz`` holds ``images`` and, for a conditional model, ``labels`` (int32 ``[N]``).
+    """
+    out = Path(out)
+    if out.suffix == ".png":
+        from sct_jax.report.grids import save_grid
+
+        save_grid(images, out)
+        return out
+    if out.suffix == ".npz":
+        arrays = {"images": images}
+        if labels is not None:
+            arrays["labels"] = np.resize(np.asarray(labels, np.int32), len(images))
+        return files.write(out, lambda aside: np.savez_compressed(aside, **arrays))
+    return _write_folder(out, images)
+
+
+def _write_folder(out: Path, images: np.ndarray) -> Path:
+    from PIL import Image
+
+    aside = out.with_name(f".{os.getpid()}-{out.name}")
+    try:
+        aside.mkdir(parents=True)
+        for index, image in enumerate(images):
+            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(aside / f"{index:06d}.png")
+        if out.is_dir():
+            out.rmdir()
+        aside.replace(out)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return out

@@ -1,0 +1,69 @@
+"""The samplers. Each is ``sampler(denoise, x, times, keys) -> images``, a pure function.
+
+``denoise(x, t)`` predicts the clean images of ``x`` ``[B, H, W, C]`` at noise levels ``t`` ``[B]``; ``x`` is the start
+at noise level ``times[0]``; ``times`` descend; ``keys`` ``[B]`` is one random key for each image.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sct_jax.diffusion import process
+
+Array = jax.Array
+BoundDenoise = Callable[[Array, Array], Array]
+Sampler = Callable[[BoundDenoise, Array, Sequence[float], Array], Array]
+
+
+def heun(denoise: BoundDenoise, x: Array, times: Sequence[float], keys: Array) -> Array:
+    """EDM's deterministic second-order sampler (arXiv 2206.00364, alg. 1) through ``times`` and on to 0.
+
+    ``2·len(times) − 1`` network evaluations.
+    """
+    ends = [*times[1:], 0.0]
+    if jax.default_backend() == "cpu":  # convolutions inside a CPU loop are 20 to 30 times slower
+        for t, r in zip(times[:-1], ends[:-1], strict=True):
+            x = process.heun_step(denoise, x, jnp.float32(t), jnp.float32(r))
+    else:
+        pairs = jnp.asarray(np.stack([times[:-1], ends[:-1]], axis=1), jnp.float32)
+        x, _ = jax.lax.scan(lambda x, pair: (process.heun_step(denoise, x, pair[0], pair[1]), None), x, pairs)
+    return denoise(x, jnp.full(x.shape[:1], times[-1], jnp.float32))  # the Euler step to 0
+
+
+def consistency(denoise: BoundDenoise, x: Array, times: Sequence[float], keys: Array) -> Array:
+    """Multistep consistency sampling (arXiv 2303.01469, alg. 1): denoise, add fresh noise of the next level, denoise.
+
+    One network evaluation for each of ``times``; ``times = (80.0,)`` is one-step generation.
+    """
+    images = denoise(x, jnp.full(x.shape[:1], times[0], jnp.float32))
+    for index, t in enumerate(times[1:], start=1):
+        noise = image_noise(keys, index, images.shape[1:])
+        images = denoise(images + t * noise, jnp.full(images.shape[:1], t, jnp.float32))
+    return images
+
+
+def image_keys(seed: int, indices: Array) -> Array:
+    """A key for each image ``[B]``, a function of the seed and the image's index alone."""
+    return jax.vmap(lambda index: jax.random.fold_in(jax.random.key(seed), index))(indices)
+
+
+def image_noise(keys: Array, draw: int, shape: tuple[int, ...]) -> Array:
+    """Standard normal noise ``[B, *shape]``, draw number ``draw`` of each image's key."""
+    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, draw), shape))(keys)
+
+
+def consistency_times(steps: int, mid_times: Sequence[float], t_max: float) -> tuple[float, ...]:
+    """Descending noise levels of ``steps`` evaluations: ``t_max``, then the configured ``mid_times``.
+
+    Where more levels are asked for than configured, the gap from ``t_max`` down to the smallest is filled evenly in
+    ``ln t``.
+    """
+    mid = sorted(mid_times, reverse=True)
+    if steps == 1:
+        return (t_max,)
+    if len(mid) >= steps - 1:
+        return (t_max, *mid[: steps - 1])
+    low = mid[-1] if mid else 0.8
+    return tuple(float(t) for t in np.exp(np.linspace(np.log(t_max), np.log(low), steps)))

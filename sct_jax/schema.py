@@ -1,0 +1,135 @@
+"""Every field of a config: its default, what it means and what is allowed. This table is the reference for users.
+
+A config file sets some of these fields; the others keep the default given here. ``sct-jax train --help-config``
+prints the table.
+"""
+
+from typing import Any, NamedTuple
+
+
+class Field(NamedTuple):
+    """One config field. The type is the default's: int, float, bool, str, or a tuple of one of them."""
+
+    default: Any
+    help: str
+    choices: tuple[Any, ...] = ()
+    low: float | None = None  # inclusive
+    high: float | None = None  # inclusive
+    above: float | None = None  # exclusive
+
+
+SCHEMA: dict[str, Field] = {
+    "seed": Field(0, "every random number of the run follows from it", low=0),
+    "total_steps": Field(10_000, "training steps (optimizer updates)", low=1),
+    "batch_size": Field(128, "images a step over all devices", low=1),
+    # Where the weights come from.
+    "init.checkpoint": Field("", "run or checkpoint whose weights to start from; empty: from scratch"),
+    "init.ema": Field("", "its EMA profile to take ('raw': the raw weights; empty: its first profile)"),
+    # Data.
+    "data.source": Field("digits", "kind of data set", choices=("digits", "idx", "cifar10", "folder", "zip", "tfds")),
+    "data.path": Field("", "where it lies; digits needs none, idx defaults to Debian's Fashion-MNIST"),
+    "data.split": Field("train", "split to train on (digits: all, train, test)"),
+    "data.held_out_split": Field("", "split for held-out metrics; empty: none"),
+    "data.image_size": Field(0, "pad (or, for folders and zips, crop and resize) to this; 0: as stored", low=0),
+    "data.flip": Field(False, "flip each image left-right with probability 1/2"),
+    "data.pipeline": Field(
+        "auto",
+        "resident: on the device; streamed: read ahead; auto: resident when it fits",
+        choices=("auto", "resident", "streamed"),
+    ),
+    "data.resident_max_mib": Field(2048, "largest data set kept on the device by auto, MiB", low=0),
+    "data.workers": Field(0, "reader processes of the streamed pipeline; 0: threads", low=0),
+    "data.prefetch": Field(4, "batches the streamed pipeline reads ahead", low=1),
+    # Network.
+    "model.name": Field(
+        "ddpmpp",
+        "ddpmpp: U-Net (NCSN++ with its options below); film_mlp: for tiny images",
+        choices=("ddpmpp", "film_mlp"),
+    ),
+    "model.conditional": Field(False, "condition on the class label"),
+    "model.label_dropout": Field(0.0, "probability of training without the label (for guidance)", low=0, high=1),
+    "model.channels": Field(128, "ddpmpp: channels at the first level; film_mlp: hidden width", low=4),
+    "model.channel_mult": Field((2, 2, 2), "ddpmpp: multiplier of channels at each resolution level", low=1),
+    "model.channel_mult_embedding": Field(4, "ddpmpp: width of the time embedding / channels", low=1),
+    "model.channel_mult_noise": Field(1, "ddpmpp: width of the noise features / channels (NCSN++: 2)", low=1),
+    "model.num_blocks": Field(4, "residual blocks (ddpmpp: at each level)", low=1),
+    "model.attention_resolutions": Field((16,), "ddpmpp: resolutions with self-attention", low=1),
+    "model.embedding": Field("positional", "noise features (NCSN++: fourier)", choices=("positional", "fourier")),
+    "model.encoder": Field("standard", "ddpmpp encoder (NCSN++: residual)", choices=("standard", "residual")),
+    "model.resample_filter": Field((1, 1), "ddpmpp resampling filter (NCSN++: 1,3,3,1)", low=0),
+    "model.augment_dim": Field(0, "width of the augmentation labels; 0: none", low=0),
+    "model.dropout": Field(0.0, "dropout inside residual blocks", low=0, high=0.99),
+    "model.sigma_data": Field(0.5, "standard deviation of the data in [-1, 1]", above=0),
+    "model.boundary": Field("zero", "where the denoiser is the identity", choices=("zero", "sigma_min")),
+    "model.sigma_min": Field(0.002, "shift of boundary='sigma_min' (ECT evaluates CIFAR-10 with 0.003)", low=0),
+    "model.compute_dtype": Field(
+        "float32",
+        "of activations; parameters, norms' statistics, softmax stay float32",
+        choices=("float32", "bfloat16"),
+    ),
+    # Objective. The rows of sct_jax/objectives/table.py set these together.
+    "objective.method": Field("sct", "edm: denoising; ect, sct: consistency", choices=("edm", "ect", "sct")),
+    "objective.time_mean": Field(-1.1, "mean of ln t"),
+    "objective.time_std": Field(2.0, "standard deviation of ln t", above=0),
+    "objective.transition": Field(
+        "posterior_mean",
+        "clean image in the Euler step: the sample, or its posterior mean",
+        choices=("sample", "posterior_mean"),
+    ),
+    "objective.schedule": Field(
+        "smooth", "how t - r shrinks: in stages (ECT) or smoothly (SCT)", choices=("staged", "smooth")
+    ),
+    "objective.stage_steps": Field(25_000, "steps in which t - r shrinks by q; 0: never", low=0),
+    "objective.q": Field(2.0, "base of the schedule: t - r is t n(t) / q^(stage + 1)", above=1),
+    "objective.k": Field(8.0, "n(t) = 1 + k sigmoid(-b t)", low=0),
+    "objective.b": Field(1.0, "n(t) = 1 + k sigmoid(-b t)", low=0),
+    "objective.ratio_limit": Field(0.999, "largest r / t", above=0, high=1),
+    "objective.distance": Field("pseudo_huber", "between the two sides", choices=("squared_l2", "l1", "pseudo_huber")),
+    "objective.huber_c": Field(1e-8, "pseudo-Huber's c; tiny: the plain norm, guarded at 0", above=0),
+    "objective.weight": Field(
+        "inverse_gap",
+        "of the loss: 1/(t-r), 1, 1/t^2 + 1/sigma_data^2, 1/sqrt(t-r)",
+        choices=("inverse_gap", "uniform", "snr", "inverse_sqrt_gap"),
+    ),
+    "objective.normalize_stage": Field(False, "divide the weight by q^stage, so that the loss keeps one scale"),
+    "reference.source": Field("batch", "reference rows of the posterior mean", choices=("batch",)),
+    "reference.same_class": Field(True, "when conditional, a query sees the rows of its class only"),
+    # Optimizer.
+    "optimizer.name": Field("radam", "update rule", choices=("adam", "radam")),
+    "optimizer.lr": Field(1e-4, "learning rate", above=0),
+    "optimizer.b1": Field(0.9, "decay of the first moment", low=0, high=0.99999),
+    "optimizer.b2": Field(0.999, "decay of the second moment", low=0, high=0.9999999),
+    "optimizer.eps": Field(1e-8, "guard of the division", above=0),
+    "optimizer.clip_norm": Field(0.0, "clip the gradient's global norm; 0: do not", low=0),
+    "optimizer.ramp_steps": Field(0, "linear warm-up of the learning rate", low=0),
+    "optimizer.decay": Field(
+        "constant",
+        "after the warm-up: constant, lr/sqrt(max(k/ref, 1)), or cosine to 0",
+        choices=("constant", "inverse_sqrt", "cosine"),
+    ),
+    "optimizer.decay_reference_steps": Field(2000, "ref of inverse_sqrt", low=1),
+    "optimizer.accumulate": Field(1, "micro-batches a step (gradients are averaged)", low=1),
+    "ema.profiles": Field(
+        ("constant:0.9999",),
+        "averages kept, the first is used for sampling: constant:DECAY or "
+        "half_life:IMAGES[:RAMP] (EDM: half_life:500000:0.05)",
+    ),
+    # Running.
+    "checkpoint.every_steps": Field(5000, "save this often (and at the end)", low=1),
+    "checkpoint.keep": Field(2, "newest checkpoints to keep", low=1),
+    "checkpoint.keep_every_steps": Field(0, "keep those of every so many steps for good; 0: none", low=0),
+    "log.every_steps": Field(100, "write metrics this often", low=1),
+    "log.tensorboard": Field(True, "write TensorBoard events"),
+    "log.wandb_project": Field("", "also log to this Weights & Biases project (pip install 'sct-jax[wandb]')"),
+    "log.steps_per_dispatch": Field(0, "steps in one call of the device; 0: chosen by network and device", low=0),
+    "sampling.steps": Field((1, 2), "numbers of network evaluations (EDM: of Heun steps) to sample with", low=1),
+    "sampling.num_images": Field(64, "images in a grid while training", low=1),
+    "sampling.every_steps": Field(0, "draw a grid this often; 0: at the end only", low=0),
+    "sampling.t_max": Field(80.0, "noise level where sampling starts", above=0),
+    "sampling.t_min": Field(0.002, "last noise level of Heun's grid", above=0),
+    "sampling.rho": Field(7.0, "curvature of Heun's grid", above=0),
+    "sampling.mid_times": Field((0.821,), "noise levels of the steps after the first", above=0),
+    "evaluation.every_steps": Field(0, "measure samples this often while training; 0: never", low=0),
+    "evaluation.num_images": Field(1797, "samples to measure", low=2),
+    "mesh.data": Field(-1, "devices the batch is split over; -1: all", low=-1),
+}

@@ -1,0 +1,1 @@
+"""Training: one state pytree, one pure step, and the loop around it."""

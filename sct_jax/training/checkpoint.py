@@ -1,0 +1,236 @@
+"""Checkpoints: asynchronous, atomic (Orbax writes aside, then renames), with the config and the data's description.
+
+``WORKDIR/checkpoints/STEP/`` holds four items: ``params``, ``ema``, ``training`` (step, optimizer state, context) and
+``meta`` (JSON). A model is loaded from the first two; a run resumes from all of them.
+"""
+
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from sct_jax import config as config_lib
+from sct_jax.data import DataSpec
+from sct_jax.errors import UserError
+from sct_jax.training.state import TrainState
+
+FOLDER = "checkpoints"
+ITEMS = ("params", "ema", "training", "meta")
+
+
+class Checkpointer:
+    """Saves and restores the states of one run in ``workdir``."""
+
+    def __init__(self, workdir: Path, config: config_lib.Config, spec: DataSpec):
+        self._folder = (workdir / FOLDER).absolute()
+        self._meta = {"config": config_lib.to_dict(config), "spec": asdict(spec)}
+        keep = config.checkpoint.keep_every_steps
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=config.checkpoint.keep, keep_period=keep or None, enable_async_checkpointing=True
+        )
+        try:
+            self._manager = ocp.CheckpointManager(self._folder, options=options, item_names=ITEMS)
+        except OSError as error:
+            raise UserError(f"cannot write checkpoints into {workdir}: {error.strerror or error}") from error
+
+    def save(self, state: TrainState) -> None:
+        """Begins to save; returns once the arrays are copied. A failure shows at the next call or at ``close``."""
+        if jax.default_backend() == "cpu":  # host memory is the device's: copy before donation reuses it
+            state = jax.tree.map(jnp.array, state)
+        step = int(state.step)
+        training = {"step": state.step, "opt_state": state.opt_state, "context": state.context}
+        self._guard(
+            lambda: self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(state.params),
+                    ema=ocp.args.StandardSave(state.ema),
+                    training=ocp.args.StandardSave(training),
+                    meta=ocp.args.JsonSave(self._meta | {"step": step}),
+                ),
+            )
+        )
+
+    def wait(self) -> None:
+        """Waits until everything begun is on disk."""
+        self._guard(self._manager.wait_until_finished)
+
+    def latest_step(self) -> int | None:
+        """The step of the newest complete checkpoint."""
+        return self._manager.latest_step()
+
+    def restore(self, like: TrainState) -> TrainState:
+        """The newest state, with the shapes and shardings of ``like``.
+
+        Raises:
+          UserError: when the checkpoint is of another architecture or cannot be read.
+        """
+        step = self._manager.latest_step()
+        assert step is not None
+        place = self._folder / str(step)
+        _check_same_tree(place, "params", like.params)
+        training = {"step": like.step, "opt_state": like.opt_state, "context": like.context}
+        try:
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardRestore(_abstract(like.params)),
+                    ema=ocp.args.StandardRestore(_abstract(like.ema)),
+                    training=ocp.args.StandardRestore(_abstract(training)),
+                ),
+            )
+        except Exception as error:
+            raise UserError(
+                f"cannot resume from {place}: {_first_line(error)}; was the optimizer or ema.profiles changed? "
+                "Use another --workdir with --config.init.checkpoint to start from its weights"
+            ) from error
+        rest = restored["training"]
+        return TrainState(rest["step"], restored["params"], rest["opt_state"], restored["ema"], rest["context"])
+
+    def close(self) -> None:
+        """Waits for the last save and releases the folder."""
+        self.wait()
+        self._manager.close()
+
+    def _guard(self, action: Any) -> None:
+        try:
+            action()
+        except Exception as error:
+            good = [int(p.name) for p in self._folder.iterdir() if p.name.isdigit()] if self._folder.is_dir() else []
+            for leftover in self._folder.glob("*orbax-checkpoint-tmp*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            newest = f"the newest good one is step {max(good)}" if good else "there is none yet"
+            raise UserError(
+                f"saving a checkpoint into {self._folder} failed ({_first_line(error)}); {newest}"
+            ) from error
+
+
+def resolve(path: str | Path) -> Path:
+    """The folder of one checkpoint: ``path`` itself, or the newest one of a workdir.
+
+    Raises:
+      UserError: when there is none.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"no checkpoint {path}: there is no such file or folder")
+    if (path / "params").is_dir() and (path / "meta").is_dir():
+        return path
+    folder = path if path.name == FOLDER else path / FOLDER
+    steps = sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True) if folder.is_dir() else []
+    if not steps:
+        raise UserError(f"no checkpoint in {path}: it is neither a workdir of a run nor one of its checkpoints/STEP")
+    return folder / str(steps[0])
+
+
+def read_meta(place: Path) -> dict[str, Any]:
+    """``{"config": …, "spec": …, "step": …}`` of the checkpoint folder ``place``."""
+    return _read(place, "meta", ocp.JsonCheckpointHandler(), ocp.args.JsonRestore())
+
+
+def read_weights(place: Path, profile: str = "") -> tuple[Any, str]:
+    """The parameters of an EMA profile (empty: the first of its config; ``"raw"``: the raw ones), and its name.
+
+    Raises:
+      UserError: for a profile that the checkpoint does not hold, and for a damaged checkpoint.
+    """
+    profiles = read_meta(place)["config"]["ema"]["profiles"]
+    profile = profile or profiles[0]
+    if profile != "raw" and profile not in profiles:
+        raise UserError(f"{place} has no EMA profile {profile!r}; it has {', '.join(profiles)} and raw")
+    if profile == "raw":
+        return _read_tree(place, "params"), profile
+    return _read_tree(place, "ema")[profile], profile
+
+
+def check_weights(weights: Any, expected: Any, origin: str) -> None:
+    """Raises a UserError that names the first difference unless two parameter trees have the same names and shapes."""
+    found, wanted = _shapes(weights), _shapes(expected)
+    missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    changed = sorted(key for key in wanted.keys() & found.keys() if wanted[key] != found[key])
+    if changed:
+        difference = f"{changed[0]} has shape {found[changed[0]]} there and {wanted[changed[0]]} here"
+    elif missing or extra:
+        difference = f"it lacks {missing[0]}" if missing else f"it has {extra[0]}, which this network has not"
+    else:
+        return
+    count = len(missing) + len(extra) + len(changed)
+    raise UserError(
+        f"{origin} is of another architecture ({count} differences: {difference}); compare its config.model with yours"
+    )
+
+
+def _check_same_tree(place: Path, item: str, like: Any) -> None:
+    try:
+        metadata = ocp.StandardCheckpointHandler().metadata(place / item)
+        tree = getattr(metadata, "tree", metadata)
+    except Exception as error:
+        raise _damaged(place, error) from error
+    check_weights(tree, like, str(place))
+
+
+def _read_tree(place: Path, item: str) -> Any:
+    handler = ocp.StandardCheckpointHandler()
+    try:
+        metadata = handler.metadata((place / item).absolute())
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        like = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+            getattr(metadata, "tree", metadata),
+        )
+    except Exception as error:
+        raise _damaged(place, error) from error
+    return _read(place, item, handler, ocp.args.StandardRestore(like))
+
+
+def _read(place: Path, item: str, handler: Any, arguments: Any) -> Any:
+    try:
+        return ocp.Checkpointer(handler).restore((place / item).absolute(), args=arguments)
+    except Exception as error:
+        raise _damaged(place, error) from error
+
+
+def _damaged(place: Path, error: Exception) -> UserError:
+    older = sorted(int(p.name) for p in place.parent.iterdir() if p.name.isdigit() and p.name != place.name)
+    hint = f"; an older one is {place.parent / str(older[-1])}" if older else ""
+    return UserError(f"checkpoint {place} is damaged ({_first_line(error)}){hint}")
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join(str(getattr(k, "key", k)) for k in path): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error).strip()
+    for message in (
+        "No space left on device",
+        "File too large",
+        "Permission denied",
+        "Read-only file system",
+    ):
+        if message in text:  # deep inside a storage library's report
+            return message
+    return text.splitlines()[0][:200] if text else type(error).__name__
+
+
+def writable(workdir: Path) -> None:
+    """Makes the workdir, or raises a UserError when it cannot be written."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write into workdir {workdir}: {error.strerror}") from error

@@ -1,0 +1,112 @@
+"""Where a run's numbers go: ``metrics.jsonl``, TensorBoard, Weights & Biases, and the terminal."""
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from sct_jax.errors import UserError
+
+
+class MetricWriter:
+    """Appends one JSON object a line, and mirrors it to TensorBoard and Weights & Biases when asked."""
+
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        tensorboard: bool,
+        wandb_project: str = "",
+        config: dict[str, Any] | None = None,
+    ):
+        self.file = (workdir / "metrics.jsonl").open("a", buffering=1)
+        self.board = self.wandb = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self.board = SummaryWriter(str(workdir / "events"))
+        if wandb_project:
+            try:
+                import wandb
+            except ImportError:
+                raise UserError("config.log.wandb_project needs: pip install 'sct-jax[wandb]'") from None
+            self.wandb = wandb.init(project=wandb_project, dir=str(workdir), config=config, resume="allow")
+
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Writes the values of one step; ``kind`` is ``train`` or ``evaluation``."""
+        self.file.write(json.dumps({"kind": kind, "step": step} | values) + "\n")
+        suffix = f"_{values['sampling_steps']}step" if "sampling_steps" in values else ""
+        scalars = {
+            f"{kind}/{name}{suffix}": value
+            for name, value in values.items()
+            if isinstance(value, (int, float)) and name != "sampling_steps"
+        }
+        if self.board is not None:
+            for name, value in scalars.items():
+                self.board.add_scalar(name, value, step)
+        if self.wandb is not None:
+            self.wandb.log(scalars, step=step)
+
+    def close(self) -> None:
+        self.file.close()
+        if self.board is not None:
+            self.board.close()
+        if self.wandb is not None:
+            self.wandb.finish()
+
+
+class Progress:
+    """A bar on a terminal, plain lines elsewhere: step, loss, images/s and the time left."""
+
+    def __init__(self, total: int, start: int, batch_size: int):
+        self.total, self.batch_size, self.start = total, batch_size, start
+        self.began = self.last_time = time.perf_counter()
+        self.last_step = start
+        self.bar = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True)
+
+    def advance(self, step: int) -> None:
+        """Moves the bar; cheap, called at every dispatch."""
+        if self.bar is not None:
+            self.bar.update(step - self.bar.n)
+
+    def report(self, step: int, loss: float) -> float:
+        """Shows a logged step; returns images/s since the last report."""
+        now = time.perf_counter()
+        rate = (step - self.last_step) / max(now - self.last_time, 1e-9)
+        self.last_step, self.last_time = step, now
+        images_per_second = rate * self.batch_size
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"loss {loss:.4g}, {images_per_second:,.0f} images/s")
+        else:
+            left = (self.total - step) / max(rate, 1e-9)
+            self.say(
+                f"step {step:>7,}/{self.total:,}  loss {loss:<10.4g} {images_per_second:>9,.0f} images/s  "
+                f"ETA {format_seconds(left)}"
+            )
+        return images_per_second
+
+    def say(self, text: str) -> None:
+        """Prints a line without breaking the bar."""
+        if self.bar is not None:
+            self.bar.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def format_seconds(seconds: float) -> str:
+    """``1:02:03`` or ``2:03``."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{second:02}" if hours else f"{minutes}:{second:02}"

@@ -1,0 +1,285 @@
+"""The training loop: thin, because everything that matters is a function of ``(state, batch)``."""
+
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from clu import parameter_overview
+
+from sct_jax import config as config_lib
+from sct_jax import files, models, objectives
+from sct_jax.data import DataSpec, make_pipeline, open_source
+from sct_jax.errors import UserError
+from sct_jax.training import checkpoint, mesh, step
+from sct_jax.training.logs import MetricWriter, Progress
+from sct_jax.training.observer import Observer
+from sct_jax.training.state import TrainState
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM arrived and the state is saved, and says the exit status to leave with."""
+
+    def __init__(self, signum: int, saved_step: int):
+        super().__init__(
+            f"stopped by {signal.Signals(signum).name}; step {saved_step} is saved, the same command resumes"
+        )
+        self.interrupted_exit_code = 128 + signum
+
+
+def train(config: config_lib.Config, workdir: str | Path) -> TrainState:
+    """Trains until ``config.total_steps``, resuming from the workdir when it holds a checkpoint.
+
+    Args:
+      config: a validated config.
+      workdir: where config, metrics, samples and checkpoints go; made when missing.
+
+    Returns:
+      The final state.
+
+    Raises:
+      UserError: for anything the user can mend, and when loss or gradients stop being finite.
+      Interrupted: after SIGINT or SIGTERM, with the state saved.
+    """
+    workdir = Path(workdir)
+    device_mesh = mesh.make_mesh(config.mesh.data)
+    mesh.check_divides(device_mesh, config.batch_size, config.optimizer.accumulate)
+    data = config.data
+    source = open_source(data.source, data.path, split=data.split, image_size=data.image_size)
+    network = models.build(config.model, source.spec)
+    objective = objectives.build(config, network.denoise)
+    checkpoint.writable(workdir)
+    saver = checkpoint.Checkpointer(workdir, config, source.spec)
+    state = start_state(config, network, source.spec, device_mesh, saver)
+    first = int(state.step)
+    _describe(workdir, config, state.params)
+    if first >= config.total_steps:
+        print(f"{workdir} is already trained to step {first}", file=sys.stderr)
+        saver.close()
+        return state
+    pipeline = make_pipeline(
+        source,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        mode=data.pipeline,
+        resident_max_mib=data.resident_max_mib,
+        workers=data.workers,
+        prefetch=data.prefetch,
+        start_step=first,
+    )
+    print_overview(config, source.spec, state, device_mesh, pipeline.mode)
+    run = _Run(config, workdir, state, saver, pipeline, device_mesh)
+    run.dispatch = step.make_dispatch(step.make_train_step(config, objective, device_mesh), pipeline.fetch)
+    run.observer = Observer(config, workdir, network, source, device_mesh)
+    try:
+        return run.until_done(first, steps_per_dispatch(config, network))
+    finally:
+        run.close()
+
+
+def start_state(
+    config: Any, network: models.Network, spec: DataSpec, device_mesh: Any, saver: checkpoint.Checkpointer
+) -> TrainState:
+    """The state to go on from. Precedence: the workdir's newest checkpoint, ``init.checkpoint``, random weights."""
+    key = jax.random.fold_in(jax.random.key(config.seed), step.INIT)
+    whole = mesh.replicated(device_mesh)
+    fresh = jax.jit(lambda: step.initial_state(config, network.init(key)), out_shardings=whole)
+    if saver.latest_step() is not None:
+        like = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), jax.eval_shape(fresh)
+        )
+        state = saver.restore(like)
+        print(f"resuming from step {int(state.step)}", file=sys.stderr)
+        return state
+    if not config.init.checkpoint:
+        return fresh()
+    place = checkpoint.resolve(config.init.checkpoint)
+    weights, profile = checkpoint.read_weights(place, config.init.ema)
+    checkpoint.check_weights(weights, jax.eval_shape(network.init, key), str(place))
+    print(f"starting from {place} ({profile})", file=sys.stderr)
+    return jax.jit(lambda weights: step.initial_state(config, weights), out_shardings=whole)(weights)
+
+
+def steps_per_dispatch(config: Any, network: models.Network) -> int:
+    """Steps in one call of the device: what the config asks for or suits the device, reduced to divide every period.
+
+    All boundaries (logs, saves, samples) then fall between calls, and a resumed run makes the same calls.
+    """
+    wanted = config.log.steps_per_dispatch
+    if not wanted:
+        wanted = 1 if network.uses_convolution and jax.default_backend() == "cpu" else 50
+    periods = (
+        config.total_steps,
+        config.log.every_steps,
+        config.checkpoint.every_steps,
+        config.sampling.every_steps,
+        config.evaluation.every_steps,
+    )
+    common = math.gcd(*periods)
+    return max(divisor for divisor in range(1, min(wanted, common) + 1) if common % divisor == 0)
+
+
+class _Run:
+    """What the loop holds on to. ``state`` is always the newest; ``pending`` are metrics the host has not read yet."""
+
+    dispatch: Callable[..., Any]
+    observer: Observer
+
+    def __init__(
+        self,
+        config: Any,
+        workdir: Path,
+        state: TrainState,
+        saver: checkpoint.Checkpointer,
+        pipeline: Any,
+        device_mesh: Any,
+    ):
+        self.config, self.workdir, self.saver, self.pipeline = config, workdir, saver, pipeline
+        self.state, self.pending, self.window = state, [], []
+        self.arrays = jax.device_put(pipeline.arrays, mesh.replicated(device_mesh))
+        self.item_sharding = mesh.split_batch(device_mesh, axis=1)
+        self.writer = MetricWriter(
+            workdir,
+            tensorboard=config.log.tensorboard,
+            wandb_project=config.log.wandb_project,
+            config=config_lib.to_dict(config),
+        )
+        self.progress = Progress(config.total_steps, int(state.step), config.batch_size)
+        self.seconds = time.perf_counter()
+        self.signal: int | None = None
+        self.saved = int(state.step) if saver.latest_step() is not None else None
+
+    def until_done(self, first: int, stride: int) -> TrainState:
+        config = self.config
+        with _Signals(self):
+            for at in range(first, config.total_steps, stride):
+                items = jax.device_put(self.pipeline.next(at, stride), self.item_sharding)
+                self.state, metrics = self.dispatch(self.state, self.arrays, items)
+                self.pending.append((at, metrics))
+                if len(self.pending) > 1:  # read one dispatch late: the device never waits for the host
+                    self._read(*self.pending.pop(0))
+                done = at + stride
+                self.progress.advance(done)
+                self._after(done)
+                if self.signal is not None:
+                    self._save(done)
+                    self.saver.wait()
+                    raise Interrupted(self.signal, done)
+        self.saver.wait()
+        return self.state
+
+    def _after(self, done: int) -> None:
+        config, last = self.config, done == self.config.total_steps
+        if last or done % config.log.every_steps == 0:
+            self._log(done)
+        if last or done % config.checkpoint.every_steps == 0:
+            self._save(done)
+        if last or _due(done, config.sampling.every_steps):
+            self.observer.draw_grids(self.state, done)
+        if _due(done, config.evaluation.every_steps) or (last and config.evaluation.every_steps):
+            for values in self.observer.measure(self.state):
+                self.writer.write("evaluation", done, values)
+                shown = {k: f"{v:.4g}" for k, v in values.items() if isinstance(v, float)}
+                self.progress.say(f"step {done:,} {values['sampling_steps']}-step: {_pairs(shown)}")
+
+    def _read(self, at: int, metrics: dict[str, jax.Array]) -> None:
+        """Fetches the metrics of the steps from ``at``, and stops the run at the first that is not finite."""
+        fetched = {name: np.asarray(values) for name, values in metrics.items()}
+        for name in ("loss", "grad_norm"):
+            bad = np.flatnonzero(~np.isfinite(fetched[name]))
+            if bad.size:
+                good = (
+                    f"the last good checkpoint is step {self.saved}"
+                    if self.saved is not None
+                    else "nothing was saved yet"
+                )
+                raise UserError(
+                    f"{name} is {fetched[name][bad[0]]} at step {at + int(bad[0])}: training stopped; {good}. "
+                    "Try a smaller optimizer.lr or optimizer.clip_norm=1"
+                )
+        self.window.append(fetched)
+
+    def _flush(self) -> None:
+        while self.pending:
+            self._read(*self.pending.pop(0))
+
+    def _log(self, done: int) -> None:
+        self._flush()
+        names = self.window[0] if self.window else {}
+        means = {name: float(np.mean(np.concatenate([part[name] for part in self.window]))) for name in names}
+        self.window = []
+        rate = self.progress.report(done, means["loss"])
+        seconds = time.perf_counter() - self.seconds
+        self.writer.write("train", done, {"seconds": round(seconds, 3), "images_per_second": round(rate, 1)} | means)
+
+    def _save(self, done: int) -> None:
+        self._flush()  # never save a state whose loss was not looked at
+        if self.saved != done:
+            self.saver.save(self.state)
+            self.saved = done
+
+    def close(self) -> None:
+        self.progress.close()
+        self.writer.close()
+        self.pipeline.close()
+        if sys.exc_info()[0] is None:
+            self.saver.close()
+
+
+class _Signals:
+    """SIGINT and SIGTERM ask the loop to save and leave; a second SIGINT leaves at once."""
+
+    def __init__(self, run: _Run):
+        self.run, self.old = run, {}
+
+    def __enter__(self) -> None:
+        try:
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self.old[signum] = signal.signal(signum, self._note)
+        except ValueError:  # not in the main thread: the caller's signals are not ours
+            self.old = {}
+
+    def _note(self, signum: int, frame: Any) -> None:
+        if self.run.signal is not None:
+            raise KeyboardInterrupt
+        self.run.signal = signum
+        self.run.progress.say(f"{signal.Signals(signum).name}: saving before leaving")
+
+    def __exit__(self, *_: Any) -> None:
+        for signum, handler in self.old.items():
+            signal.signal(signum, handler)
+
+
+def print_overview(config: Any, spec: DataSpec, state: TrainState, device_mesh: Any, mode: str) -> None:
+    """What is about to run: data, devices, method and network."""
+    devices = f"{device_mesh.size} x {device_mesh.devices.flat[0].device_kind}"
+    count = parameter_overview.count_parameters(state.params)
+    print(
+        f"data      {spec.num_examples:,} images {spec.image_size}x{spec.image_size}x{spec.channels}, "
+        f"{spec.num_classes} classes, {mode}\n"
+        f"devices   {devices}, batch {config.batch_size}\n"
+        f"method    {config.objective.method}, {config.total_steps:,} steps, "
+        f"{config.optimizer.name} {config.optimizer.lr:g}\n"
+        f"network   {config.model.name}, {count:,} parameters, {config.model.compute_dtype}",
+        file=sys.stderr,
+    )
+
+
+def _describe(workdir: Path, config: config_lib.Config, params: Any) -> None:
+    files.write_text(workdir / "config.json", json.dumps(config_lib.to_dict(config), indent=2) + "\n")
+    overview = parameter_overview.get_parameter_overview(params, include_stats=False)
+    files.write_text(workdir / "parameters.txt", overview + "\n")
+
+
+def _due(done: int, every: int) -> bool:
+    return every > 0 and done % every == 0
+
+
+def _pairs(values: dict[str, str]) -> str:
+    return "  ".join(f"{name} {value}" for name, value in values.items())

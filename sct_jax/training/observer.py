@@ -1,0 +1,54 @@
+"""What a run shows of itself while it trains: sample grids, and measured samples."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from sct_jax.models import Network
+from sct_jax.sampling.generate import Generator, default_labels, to_uint8
+from sct_jax.training.state import TrainState
+
+SAMPLE_SEED = 0
+
+
+class Observer:
+    """Samples from the first EMA profile of a state, the same noise every time."""
+
+    def __init__(self, config: Any, workdir: Path, network: Network, source: Any, device_mesh: Any):
+        self._config, self._workdir, self._source, self._mesh = config, workdir, source, device_mesh
+        spec = source.spec
+        kind = "diffusion" if config.objective.method == "edm" else "consistency"
+        shape = (spec.image_size, spec.image_size, spec.channels)
+        self._generate = Generator(network.denoise, shape, config.sampling, kind, device_mesh)
+        self._labels = default_labels(spec.num_classes, config.model.conditional)
+        self._evaluator: Any = None
+
+    def images(self, state: TrainState, num: int, steps: int) -> np.ndarray:
+        """uint8 samples ``[num, H, W, C]``."""
+        params = state.ema[self._config.ema.profiles[0]]
+        if self._mesh.size == 1:
+            params = jax.device_put(params, self._mesh.devices.flat[0])
+        return to_uint8(self._generate(params, num, steps=steps, seed=SAMPLE_SEED, labels=self._labels))
+
+    def draw_grids(self, state: TrainState, step: int) -> None:
+        """Writes a grid for each of ``sampling.steps`` into the workdir."""
+        from sct_jax.report.grids import save_grid
+
+        for steps in self._config.sampling.steps:
+            images = self.images(state, self._config.sampling.num_images, steps)
+            save_grid(images, self._workdir / "samples" / f"step_{step:08d}_{steps}step.png")
+
+    def measure(self, state: TrainState) -> Iterator[dict[str, Any]]:
+        """Metrics for each of ``sampling.steps``, with the offline features."""
+        if self._evaluator is None:
+            from sct_jax.evaluation.run import cache_folder, make_evaluator
+
+            self._evaluator = make_evaluator(self._config, self._source, self._config.data.path, cache_folder())
+        num = self._config.evaluation.num_images
+        labels = None if self._labels is None else np.resize(np.asarray(self._labels), num)
+        for steps in self._config.sampling.steps:
+            samples = self.images(state, num, steps)
+            yield {"sampling_steps": int(steps), "num": num} | self._evaluator.metrics(samples, labels)

@@ -1,0 +1,114 @@
+"""The pure train step ``(state, batch) -> (state, metrics)``; its randomness follows from ``(seed, step, purpose)``."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from sct_jax.objectives import Objective
+from sct_jax.training import ema, mesh, optimizer
+from sct_jax.training.state import TrainState
+
+Array = jax.Array
+Metrics = dict[str, Array]
+TrainStep = Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]
+
+# Purposes of a step's random numbers.
+FLIP, DRAW, DROPOUT, INIT = range(4)
+
+
+def initial_state(config: Any, params: Any) -> TrainState:
+    """The state before the first step, from initial parameters; every EMA profile starts at them."""
+    copy = lambda: jax.tree.map(jnp.array, params)  # noqa: E731  donation needs buffers of their own
+    rule = optimizer.build(config.optimizer, config.total_steps)
+    averages = {profile: copy() for profile in config.ema.profiles}
+    return TrainState(jnp.zeros((), jnp.int32), copy(), rule.init(params), averages, {})
+
+
+def to_unit_range(images: Array) -> Array:
+    """uint8 ``[0, 255]`` to float32 ``[-1, 1]``."""
+    return images.astype(jnp.float32) / 127.5 - 1.0
+
+
+def random_flip(images: Array, key: Array) -> Array:
+    """Mirrors each image ``[B, H, W, C]`` left-right with probability 1/2."""
+    flip = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
+    return jnp.where(flip, images[:, :, ::-1], images)
+
+
+def make_train_step(config: Any, objective: Objective, device_mesh: Mesh) -> TrainStep:
+    """Builds the step. A batch is ``{"image": uint8 [B, H, W, C], "label": int32 [B]}``, B the global batch size."""
+    rule = optimizer.build(config.optimizer, config.total_steps)
+    rate = optimizer.learning_rate(config.optimizer, config.total_steps)
+    profiles = {text: ema.parse_profile(text) for text in config.ema.profiles}
+    split = mesh.split_batch(device_mesh)
+
+    def train_step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        purpose = lambda number: jax.random.fold_in(key, number)  # noqa: E731
+        images = jax.lax.with_sharding_constraint(to_unit_range(batch["image"]), split)
+        if config.data.flip:
+            images = random_flip(images, purpose(FLIP))
+        draws = objective.draw(images, batch["label"], purpose(DRAW), state.step)
+        draws = jax.lax.with_sharding_constraint(draws, split)
+        grads, metrics = gradients(
+            objective, state.params, state.context, draws, purpose(DROPOUT), config.optimizer.accumulate
+        )
+        updates, opt_state = rule.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        averages = {
+            text: ema.update(state.ema[text], params, ema.decay_at(profile, state.step, config.batch_size))
+            for text, profile in profiles.items()
+        }
+        metrics |= {"grad_norm": optax.global_norm(grads), "lr": rate(state.step)}
+        return TrainState(state.step + 1, params, opt_state, averages, state.context), metrics
+
+    return train_step
+
+
+def gradients(
+    objective: Objective, params: Any, context: Any, draws: Any, dropout_key: Array, accumulate: int
+) -> tuple[Any, Metrics]:
+    """The gradient of the mean loss over the draws, and mean metrics; in ``accumulate`` equal parts, one after another.
+
+    The parts interleave the batch, so that each device's images stay on it.
+    """
+
+    def mean_loss(params: Any, part: Any, key: Array) -> tuple[Array, Metrics]:
+        losses, metrics = objective.loss(params, context, part, key)
+        return jnp.mean(losses), {"loss": jnp.mean(losses)} | jax.tree.map(jnp.mean, metrics)
+
+    gradient = jax.grad(mean_loss, has_aux=True)
+    if accumulate == 1:
+        return gradient(params, draws, dropout_key)
+    parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), draws)
+
+    def add(total: Any, numbered: Any) -> tuple[Any, None]:
+        index, part = numbered
+        result = gradient(params, part, jax.random.fold_in(dropout_key, index))
+        return jax.tree.map(lambda a, b: a + b / accumulate, total, result), None
+
+    first = jax.tree.map(lambda x: x[0], parts)
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, params, first, dropout_key))
+    on_cpu = jax.default_backend() == "cpu"  # convolutions inside a CPU loop are 20 to 30 times slower: unroll it
+    total, _ = jax.lax.scan(add, zero, (jnp.arange(accumulate), parts), unroll=accumulate if on_cpu else 1)
+    return total
+
+
+def make_dispatch(train_step: TrainStep, fetch: Callable[[Any, Any], dict[str, Array]]) -> Callable[..., Any]:
+    """Several steps in one call: ``dispatch(state, arrays, items) -> (state, metrics)``, jitted, the state donated.
+
+    ``items`` has the steps as its leading axis, and so have the metrics; ``fetch(arrays, item)`` makes a batch.
+    """
+
+    def dispatch(state: TrainState, arrays: Any, items: Any) -> tuple[TrainState, Metrics]:
+        count = jax.tree.leaves(items)[0].shape[0]
+        if count == 1:
+            state, metrics = train_step(state, fetch(arrays, jax.tree.map(lambda x: x[0], items)))
+            return state, jax.tree.map(lambda x: x[None], metrics)
+        return jax.lax.scan(lambda state, item: train_step(state, fetch(arrays, item)), state, items)
+
+    return jax.jit(dispatch, donate_argnums=0)
