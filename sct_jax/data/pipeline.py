@@ -1,0 +1,172 @@
+"""Batches for training: resident on the device, or streamed through Grain. Both give the same batches.
+
+The training loop puts ``pipeline.arrays`` on the device once, hands ``pipeline.next(step, num_steps)`` to
+each dispatch, and calls ``pipeline.fetch`` inside the jitted step to turn one step's item into a batch.
+"""
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from sct_jax.data.order import batch_indices
+from sct_jax.data.spec import DataSpec, Source
+from sct_jax.errors import UserError
+
+MODES = ("auto", "resident", "streamed")
+Batch = dict[str, Any]
+
+
+class Pipeline(Protocol):
+    """A data set in the order of training.
+
+    Attributes:
+      spec: what the data is.
+      mode: ``resident`` or ``streamed``.
+      arrays: what the loop keeps on the device; empty for a streamed pipeline.
+    """
+
+    spec: DataSpec
+    mode: str
+    arrays: dict[str, np.ndarray]
+
+    def next(self, step: int, num_steps: int) -> dict[str, np.ndarray]:
+        """Returns the items of steps ``step ... step + num_steps - 1``, stacked along a leading axis."""
+        ...
+
+    def fetch(self, arrays: Batch, item: Batch) -> Batch:
+        """Turns one step's item into ``image``, uint8 ``[B, H, W, C]``, and ``label``, int32 ``[B]``."""
+        ...
+
+    def close(self) -> None:
+        """Stops threads and worker processes; a closed pipeline starts again when it is asked for more."""
+        ...
+
+
+class ResidentPipeline:
+    """The whole data set as arrays; an item is ``{"index": int32 [K, B]}`` and fetching gathers."""
+
+    mode = "resident"
+
+    def __init__(self, source: Source, seed: int, batch_size: int):
+        self.spec = source.spec
+        self._seed, self._batch_size = seed, batch_size
+        images, labels = source.read_all()
+        self.arrays = {"image": images, "label": labels}
+
+    def next(self, step: int, num_steps: int) -> dict[str, np.ndarray]:
+        order = [
+            batch_indices(self._seed, each, self._batch_size, self.spec.num_examples)
+            for each in range(step, step + num_steps)
+        ]
+        return {"index": np.stack(order).astype(np.int32)}
+
+    def fetch(self, arrays: Batch, item: Batch) -> Batch:
+        import jax.numpy as jnp
+
+        return {name: jnp.take(array, item["index"], axis=0, mode="clip") for name, array in arrays.items()}
+
+    def close(self) -> None:
+        pass
+
+
+class StreamedPipeline:
+    """Batches read ahead of their step by Grain's threads or processes; an item is the batches themselves."""
+
+    mode = "streamed"
+
+    def __init__(self, source: Source, seed: int, batch_size: int, workers: int, prefetch: int, start_step: int):
+        self.spec = source.spec
+        self.arrays: dict[str, np.ndarray] = {}
+        self._read = BatchReader(source, seed, batch_size)
+        self._workers, self._prefetch = workers, prefetch
+        self._step = start_step
+        self._iterator = _iterate(self._read, start_step, workers, prefetch)
+
+    def next(self, step: int, num_steps: int) -> dict[str, np.ndarray]:
+        if self._iterator is None or step != self._step:
+            self.close()
+            self._step, self._iterator = step, _iterate(self._read, step, self._workers, self._prefetch)
+        batches = []
+        for _ in range(num_steps):
+            batch = next(self._iterator)
+            if "error" in batch:
+                self.close()
+                raise UserError(batch["error"].tobytes().decode())
+            batches.append(batch)
+        self._step += num_steps
+        return {name: np.stack([batch[name] for batch in batches]) for name in ("image", "label")}
+
+    def fetch(self, arrays: Batch, item: Batch) -> Batch:
+        return {"image": item["image"], "label": item["label"]}
+
+    def close(self) -> None:
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+
+class BatchReader:
+    """Reads the batch of a step. A UserError comes back as bytes under ``error``: so it crosses processes."""
+
+    def __init__(self, source: Source, seed: int, batch_size: int):
+        self._source, self._seed, self._batch_size = source, seed, batch_size
+
+    def __call__(self, step: int) -> dict[str, np.ndarray]:
+        indices = batch_indices(self._seed, int(step), self._batch_size, self._source.spec.num_examples)
+        try:
+            examples = [self._source[int(index)] for index in indices]
+        except UserError as error:
+            return {"error": np.frombuffer(str(error).encode(), np.uint8)}
+        images, labels = zip(*examples, strict=True)
+        return {"image": np.stack(images), "label": np.array(labels, np.int32)}
+
+
+def make_pipeline(
+    source: Source,
+    *,
+    seed: int,
+    batch_size: int,
+    mode: str = "auto",
+    resident_max_mib: float = 2048,
+    workers: int = 0,
+    prefetch: int = 2,
+    start_step: int = 0,
+) -> Pipeline:
+    """Makes the pipeline that feeds training.
+
+    Args:
+      source: the data.
+      seed: together with the step, decides every batch (see ``batch_indices``).
+      batch_size: the global batch size.
+      mode: ``resident``, ``streamed``, or ``auto``: resident if the images take at most ``resident_max_mib``.
+      resident_max_mib: MiB of uint8 images that ``auto`` will keep on the device.
+      workers: streamed only: processes that read; 0 reads in threads of this one. With workers the program
+        needs the usual ``if __name__ == "__main__"`` guard.
+      prefetch: streamed only: batches read ahead (in each process), each by its own thread; 0 for none.
+      start_step: streamed only: the first step that will be asked for.
+    """
+    if mode not in MODES:
+        raise UserError(f"unknown data mode {mode!r}: choose one of {', '.join(MODES)}")
+    if batch_size < 1 or workers < 0 or prefetch < 0 or start_step < 0:
+        raise ValueError(f"out of range: {batch_size=}, {workers=}, {prefetch=}, {start_step=}")
+    spec = source.spec
+    mebibytes = spec.num_examples * spec.image_size**2 * spec.channels / 2**20
+    if mode == "resident" or (mode == "auto" and mebibytes <= resident_max_mib):
+        return ResidentPipeline(source, seed, batch_size)
+    return StreamedPipeline(source, seed, batch_size, workers, prefetch, start_step)
+
+
+def _iterate(read: BatchReader, start_step: int, workers: int, prefetch: int) -> Any:
+    """Returns Grain's iterator over the batches from ``start_step`` on, without end."""
+    import grain
+
+    batches = grain.MapDataset.range(start_step, 2**62).map(read)
+    options = grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch)
+    dataset = batches.to_iter_dataset(options)
+    if workers:
+        from absl import flags
+
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl flags; ours are not absl's
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers, max(1, prefetch)))
+    return iter(dataset)

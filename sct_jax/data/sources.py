@@ -1,0 +1,65 @@
+"""The table of data sources, and ``open_source``, which opens one by its name."""
+
+import difflib
+from collections.abc import Callable
+from typing import NamedTuple
+
+from sct_jax.data import arrays, cifar, files, tfds_source
+from sct_jax.data.spec import Source
+from sct_jax.errors import UserError
+
+
+class SourceKind(NamedTuple):
+    """How a kind of source is opened and its splits listed."""
+
+    open: Callable[[str, str, int], Source]  # of the path, the split and the image size
+    splits: Callable[[str], tuple[str, ...]]
+
+
+SOURCES = {
+    "digits": SourceKind(arrays.open_digits, arrays.digits_splits),
+    "idx": SourceKind(arrays.open_idx, arrays.idx_splits),
+    "cifar10": SourceKind(cifar.open_cifar10, cifar.cifar10_splits),
+    "folder": SourceKind(files.open_folder, files.folder_splits),
+    "zip": SourceKind(files.open_zip, files.zip_splits),
+    "tfds": SourceKind(tfds_source.open_tfds, tfds_source.tfds_splits),
+}
+
+
+def open_source(name: str, path: str = "", split: str = "train", image_size: int = 0) -> Source:
+    """Opens a data set for random access.
+
+    Args:
+      name: the kind of source, one of
+
+        - ``digits``: scikit-learn's 1,797 8x8 digits (splits ``train``, ``test``, ``all``; no path);
+        - ``idx``: a directory of IDX files (an empty path is Debian's Fashion-MNIST);
+        - ``cifar10``: the Python archive of CIFAR-10, packed or unpacked;
+        - ``folder``: a folder of images, its sub-folders the classes (below ``train``, ``test`` if there);
+        - ``zip``: an EDM-style zip, labels in its ``dataset.json``;
+        - ``tfds``: a prepared tensorflow-datasets directory (array_record), such as ``prepare`` writes.
+      path: where the data is.
+      split: which part to open.
+      image_size: 0 keeps the images as they are. Otherwise ``folder`` and ``zip`` images are cropped to their
+        central square and resized to it; all others are padded with black up to it.
+
+    Raises:
+      UserError: the data is missing, damaged, or is not what the arguments say; the message says what to do.
+    """
+    if image_size < 0:
+        raise UserError(f"image_size={image_size} must be 0 (as the images are) or a positive number of pixels")
+    return source_kind(name).open(str(path), split, image_size)
+
+
+def list_splits(name: str, path: str = "") -> tuple[str, ...]:
+    """Returns the names of the splits of a source; see ``open_source``."""
+    return source_kind(name).splits(str(path))
+
+
+def source_kind(name: str) -> SourceKind:
+    """Looks a kind of source up, naming the nearest one when there is none of that name."""
+    if name in SOURCES:
+        return SOURCES[name]
+    near = difflib.get_close_matches(name, SOURCES, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise UserError(f"unknown data source {name!r}: {hint}The sources are {', '.join(SOURCES)}")

@@ -1,0 +1,88 @@
+"""What a data source is: a description and random access to uint8 images with integer labels."""
+
+import dataclasses
+from typing import Protocol
+
+import numpy as np
+
+from sct_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSpec:
+    """What the rest of the library needs to know about a data set.
+
+    Attributes:
+      image_size: height and width of every image, in pixels.
+      channels: 1 (grey) or 3 (RGB).
+      num_classes: labels lie in ``[0, num_classes)``; 0 means that there are no labels.
+      num_examples: how many images there are.
+      class_names: one name a class, or empty when the data has none.
+    """
+
+    image_size: int
+    channels: int
+    num_classes: int
+    num_examples: int
+    class_names: tuple[str, ...] = ()
+
+
+class Source(Protocol):
+    """Random access to a data set. Instances can be pickled, so that worker processes can read them."""
+
+    spec: DataSpec
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        """Returns one image, uint8 ``[H, W, C]``, and its label (0 when there are no labels)."""
+        ...
+
+    def read_all(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns all images, uint8 ``[N, H, W, C]``, and all labels, int32 ``[N]``."""
+        ...
+
+
+class ArraySource:
+    """A source whose images are already in memory."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, num_classes: int, class_names: tuple[str, ...] = ()):
+        """Takes uint8 images ``[N, S, S, C]`` and labels ``[N]`` in ``[0, num_classes)``."""
+        self._images = np.ascontiguousarray(images)
+        self._labels = np.asarray(labels, np.int32)
+        num_examples, image_size, _, channels = images.shape
+        self.spec = DataSpec(image_size, channels, num_classes, num_examples, class_names)
+
+    def __len__(self) -> int:
+        return self.spec.num_examples
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        return self._images[index], int(self._labels[index])
+
+    def read_all(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._images, self._labels
+
+
+def pad_to_size(images: np.ndarray, image_size: int, what: str) -> np.ndarray:
+    """Centres square images ``[..., S, S, C]`` on a black canvas of ``image_size`` (0: as they are).
+
+    An odd margin puts the extra row below and the extra column on the right. ``what`` names the data in the
+    error raised when ``image_size`` is smaller than the images.
+    """
+    native = images.shape[-2]
+    if image_size in (0, native):
+        return images
+    if image_size < native:
+        raise UserError(
+            f"image_size={image_size} is smaller than the {native}x{native} images of {what}: "
+            f"use 0 (as they are), {native} or more"
+        )
+    before = (image_size - native) // 2
+    margin = (before, image_size - native - before)
+    return np.pad(images, [(0, 0)] * (images.ndim - 3) + [margin, margin, (0, 0)])
+
+
+def check_split(split: str, splits: tuple[str, ...], what: str) -> None:
+    """Raises a UserError that lists the splits there are, unless ``split`` is one of them."""
+    if split not in splits:
+        raise UserError(f"{what} has no split {split!r}: choose one of {', '.join(splits)}")
