@@ -1,0 +1,65 @@
+# Sourced by the scripts beside it: makes the virtual environment .venv of this clone, and what they say and refuse.
+# shellcheck shell=bash
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." >/dev/null && pwd)
+venv=$root/.venv
+
+say() { printf '[%d:%02d] %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$*"; }
+
+fail() {
+  printf '%s: %s\n' "$(basename "$0")" "$*" >&2
+  exit 2
+}
+
+# prepare_environment EXTRA: installs the package with that extra, editable, and puts the environment first in PATH.
+# Does nothing slow while requirements.txt and pyproject.toml are what they were at the last call.
+prepare_environment() {
+  local extra=$1 stamp=$venv/.installed-$1 wanted
+  if ! "$venv/bin/python" -c '' 2>/dev/null; then
+    make_environment
+  fi
+  wanted=$("$venv/bin/python" - "$root" <<'PYTHON'
+import hashlib, pathlib, sys
+
+root = pathlib.Path(sys.argv[1])
+files = [root / "requirements.txt", root / "pyproject.toml"]
+print(hashlib.sha256(b"\0".join([bytes(root), *(file.read_bytes() for file in files)])).hexdigest())
+PYTHON
+  )
+  if [[ $(cat "$stamp" 2>/dev/null) != "$wanted" ]]; then
+    say "installing sct-jax[$extra] into $venv (once; about a minute and 1 GB of packages)"
+    "$venv/bin/python" -m pip --version >/dev/null 2>&1 || make_environment
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "${root}[$extra]" ||
+      fail "the packages could not be installed: see pip's message above; then run this again"
+    printf '%s\n' "$wanted" >"$stamp"
+  fi
+  PATH=$venv/bin:$PATH
+  unset PYTHONHOME PYTHONPATH
+}
+
+make_environment() {
+  local python=${PYTHON:-python3} version
+  command -v "$python" >/dev/null || fail "no $python: install Python 3.11 or newer, or name one with PYTHON=..."
+  version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2], int(sys.version_info >= (3, 11)))') ||
+    fail "$python does not run: name another one with PYTHON=..."
+  [[ ${version#* } == 1 ]] ||
+    fail "$python is Python ${version% *}; 3.11 or newer is needed: name one with PYTHON=python3.12, say"
+  say "making a virtual environment with Python ${version% *} in $venv"
+  "$python" -m venv --clear "$venv" ||
+    fail "$python -m venv failed: install the venv module (on Debian and Ubuntu: apt install python3-venv)"
+}
+
+# train_here EXTRA [--dry-run] ARGUMENTS: `sct-jax train ARGUMENTS` in the environment with EXTRA, or what would be done.
+train_here() {
+  local extra=$1 dry=
+  shift
+  [[ ${1:-} != --dry-run ]] || { dry=yes && shift; }
+  (($#)) || fail "say what to train: --config FILE --workdir FOLDER (see .venv/bin/sct-jax train --help)"
+  if [[ $dry ]]; then
+    printf '%q ' "$venv/bin/python" -m pip install --editable "${root}[$extra]" && echo
+    printf '%q ' "$venv/bin/sct-jax" train "$@" && echo
+    return
+  fi
+  prepare_environment "$extra"
+  exec sct-jax train "$@"
+}
