@@ -5,10 +5,7 @@ is cached under a hash of both.
 """
 
 import hashlib
-import io
 import json
-import os
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from sct_jax import files
 from sct_jax.errors import UserError
 from sct_jax.models.classifier import LARGEST_TINY_IMAGE, ClassifierNetwork, build_classifier
 
@@ -180,18 +178,7 @@ def _prepare(cache_dir: Path) -> Path:
 def _save(path: Path, classifier: Classifier) -> None:
     leaves = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(classifier.params))}
     header = json.dumps({"feature_scale": classifier.feature_scale, "provenance": classifier.provenance})
-    buffer = io.BytesIO()
-    np.savez(buffer, header=np.asarray(header), **leaves)
-    aside = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".classifier-", delete=False) as file:
-            aside = Path(file.name)
-            file.write(buffer.getvalue())
-        os.replace(aside, path)
-    except OSError as error:
-        if aside is not None:
-            aside.unlink(missing_ok=True)
-        raise UserError(f"cannot write the classifier's cache in {path.parent}: {error.strerror}") from error
+    files.write(path, lambda aside: np.savez(aside, header=np.asarray(header), **leaves))
 
 
 def _load(path: Path, network: ClassifierNetwork) -> Classifier | None:

@@ -1,0 +1,1 @@
+"""What a person looks at: sample grids, curves, and one HTML file about one or several runs."""
