@@ -17,8 +17,8 @@ MOST_GRIDS = 8  # a run and number of sampling steps
 HIGHER_IS_BETTER = ("class_agreement",)
 NAMES = {
     "class_agreement": "class agreement",
-    "fd_pca": "Fréchet distance (pixel PCA)",
-    "fd_classifier": "Fréchet distance (classifier features)",
+    "fd_pca": "Fréchet distance (pixels)",
+    "fd_classifier": "Fréchet distance (classifier)",
     "images_per_second": "images/s",
     "grad_norm": "gradient norm",
 }
@@ -75,7 +75,7 @@ def _comparison(runs: list[Run]) -> Iterator[str]:
     best = []
     for column, (_, name) in enumerate(columns):
         values = {i: row[column][name] for i, row in enumerate(scores) if _is_number(row[column].get(name))}
-        if len(values) > 1:
+        if len(set(values.values())) > 1:
             top = max(values.values()) if name in HIGHER_IS_BETTER else min(values.values())
             best += [(i, fixed + column) for i, value in values.items() if value == top]
     yield "<h2>Comparison</h2>"
@@ -95,7 +95,7 @@ def _curves(runs: list[Run]) -> Iterator[str]:
             for index, run in enumerate(runs)
             if any(_is_number(record.get(name)) for record in run.train)
         ]
-        charts.append(_chart(NAMES.get(name, name).capitalize(), series, "training step", name, log))
+        charts.append(_chart(NAMES.get(name, name).capitalize(), series, "training step", NAMES.get(name, name), log))
     for name in ("fd_pca", "fd_classifier", "class_agreement"):
         series = []
         for index, run in enumerate(runs):
@@ -105,7 +105,7 @@ def _curves(runs: list[Run]) -> Iterator[str]:
                 if x:
                     series.append(Series(f"{run.name}, {_steps(count)}", x, y, index, dash, markers=True))
         title = NAMES[name][0].upper() + NAMES[name][1:]
-        charts.append(_chart(title, series, "training step", name, log=name not in HIGHER_IS_BETTER))
+        charts.append(_chart(title, series, "training step", NAMES[name], log=name not in HIGHER_IS_BETTER))
     charts = [one for one in charts if one]
     if charts:
         yield "<h2>Curves</h2>"
@@ -203,7 +203,7 @@ def _notes(runs: list[Run]) -> Iterator[str]:
 
 def _chart(title: str, series: list[Series], x_label: str, y_label: str, log: bool) -> str:
     log = log and any(value > 0 for one in series for value in one.y)
-    svg = line_chart(series, x_label, y_label.replace("_", " "), log_y=log)
+    svg = line_chart(series, x_label, y_label, log_y=log)
     return chart(title, svg, legend(series)) if svg else ""
 
 
@@ -233,7 +233,7 @@ def _folded(title: str, text: str) -> str:
 
 
 def _steps(count: int) -> str:
-    return "1 step" if count == 1 else f"{count} steps"
+    return "1\u00a0step" if count == 1 else f"{count}\u00a0steps"
 
 
 def _score(row: dict[str, Any], name: str) -> str:

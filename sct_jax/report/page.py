@@ -21,11 +21,12 @@ p { margin: .3rem 0 .7rem; max-width: 62rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .93rem; }
 th, td { padding: .38rem .8rem; border-bottom: 1px solid var(--rule); text-align: right; white-space: nowrap; }
-th { color: var(--quiet); font-weight: 600; vertical-align: bottom; }
+th { color: var(--quiet); font-weight: 600; vertical-align: bottom; white-space: normal;
+  max-width: 9rem; }
 th:first-child, td:first-child, .words td { text-align: left; }
 td.best { color: var(--best); font-weight: 700; }
 tr.differs td { background: var(--mark); }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(27rem, 100%), 1fr)); gap: 1.2rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(27rem, 100%), 1fr)); gap: 1.2rem; }
 figure { margin: 0; }
 .chart { background: var(--panel); border-radius: 10px; padding: .8rem .9rem .6rem; }
 .chart > figcaption { color: var(--text); font-weight: 600; font-size: .95rem; margin-bottom: .2rem; }

@@ -7,7 +7,7 @@ from html import escape
 from itertools import pairwise
 
 WIDTH, HEIGHT = 560, 320
-LEFT, RIGHT, TOP, BOTTOM = 64, 14, 12, 44
+LEFT, RIGHT, TOP, BOTTOM = 64, 26, 12, 44
 MOST_POINTS = 300
 COLOURS = 6  # the page defines --series-0 ... --series-5
 DASHES = ("", "7 4", "2 3", "10 3 2 3")
@@ -40,8 +40,8 @@ class Axis:
         return self.start + (value - low) / (high - low) * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        """Round values within the axis: decades (with 2 and 5 where they are few), or steps of 1, 2 or 5."""
-        if self.log:
+        """Round values within the axis: decades (with 2 and 5 where few), or steps of 1, 2 or 5 within one decade."""
+        if self.log and self.high >= 10 * self.low:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             stride = max(1, math.ceil(len(decades) / 8))
             factors = (1, 2, 5) if len(decades) <= 3 else (1,)

@@ -89,7 +89,7 @@ def test_mistakes_are_named(evaluator, digits):
         evaluator.metrics(images[:64], None, ["fd_classifier"])
     with pytest.raises(UserError, match="no samples"):
         evaluator.metrics(images[:0], None, ["class_agreement"])
-    with pytest.raises(UserError, match="shape"):
+    with pytest.raises(UserError, match="like the real images"):
         evaluator.metrics(np.zeros((100, 16, 16, 1), np.uint8))
     with pytest.raises(UserError, match="at least 33 held-out images, got 10"):
         Evaluator((images, labels), (images[:10], labels[:10]), num_classes=10).metrics(images, None, ["fd_pca"])
