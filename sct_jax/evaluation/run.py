@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sct_jax.evaluation.metrics import Evaluator
-from sct_jax.evaluation.provenance import provenance
 
 from sct_jax.data import open_source
 from sct_jax.errors import UserError
+from sct_jax.evaluation.metrics import Evaluator
+from sct_jax.evaluation.provenance import provenance
 from sct_jax.model import Model, load
 from sct_jax.sampling.generate import to_uint8
 
