@@ -110,11 +110,17 @@ class DDPMpp(nnx.Module):
         expected = (self.image_size, self.image_size, self.in_channels)
         if x.shape[1:] != expected:
             raise ValueError(f"the network was built for images {expected}, got {x.shape[1:]}")
-        embedded = self._embed(c_noise, label_vector, augment_labels, dropout_key)
+        embedded = self.embed(c_noise, label_vector, augment_labels, dropout_key)
         x, skips = self._encode(x.astype(self.compute_dtype), embedded, dropout_key)
         return self._decode(x, skips, embedded, dropout_key).astype(jnp.float32)
 
-    def _embed(self, c_noise, label_vector, augment_labels, dropout_key) -> jax.Array:
+    def embed(
+        self,
+        c_noise: jax.Array,
+        label_vector: jax.Array | None = None,
+        augment_labels: jax.Array | None = None,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
         """[B, channels * channel_mult_embedding] float32: what every block is conditioned on."""
         if self.embedding == "fourier":
             embedded = self.map_noise(c_noise)
@@ -199,9 +205,7 @@ class UNetBlock(nnx.Module):
         self.norm1 = GroupNorm(out_channels, eps=EPS)
         self.conv1 = Conv(out_channels, out_channels, 3, rngs=rngs, init=INIT_ZERO)
         same_shape = in_channels == out_channels and not (up or down)
-        self.skip = (
-            None if same_shape else Conv(in_channels, out_channels, 1, rngs=rngs, init=INIT, **resample)
-        )
+        self.skip = None if same_shape else Conv(in_channels, out_channels, 1, rngs=rngs, init=INIT, **resample)
         options = dict(eps=EPS, qkv_init=INIT_ATTENTION, out_init=INIT_ZERO)
         self.attention = SelfAttention(out_channels, rngs=rngs, **options) if attention else None
 
@@ -221,9 +225,7 @@ class UNetBlock(nnx.Module):
 class _Builder:
     """Makes the layers of a network in the order in which they run, numbering the blocks from 1."""
 
-    def __init__(
-        self, rngs: nnx.Rngs, embedding_channels: int, rate: float, resample_filter: Sequence[float]
-    ):
+    def __init__(self, rngs: nnx.Rngs, embedding_channels: int, rate: float, resample_filter: Sequence[float]):
         self.resample_filter, self.rngs, self.blocks = resample_filter, rngs, 0
         self.options = dict(
             embedding_channels=embedding_channels, dropout=rate, resample_filter=resample_filter, rngs=rngs

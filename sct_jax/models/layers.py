@@ -74,9 +74,9 @@ class Linear(nnx.Module):
 class Conv(nnx.Module):
     """A same-padded convolution [B, H, W, in] -> [B, H', W', out], with H' = H, 2H (`up`) or H/2 (`down`).
 
-    The image is resampled by the FIR filter (see `upsample`, `downsample`) before the convolution. With
-    `fused_downsample` the image is halved and padded once for both filters together instead of once for each,
-    so the border differs: that is what the residual encoder of NCSN++ does.
+    The FIR filter (see `upsample`, `downsample`) resamples the image before the convolution. With
+    `fused_downsample` it is the other way round: the kernel sees the full resolution, the filter halves its
+    result, and the image is padded once for both. That is what the residual encoder of NCSN++ does.
     """
 
     def __init__(
@@ -136,9 +136,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int | No
 def checked_filter(taps: Sequence[float]) -> tuple[float, ...]:
     """The taps scaled to sum 1; ValueError unless there is an even number of them (others move the image)."""
     if len(taps) % 2 or sum(taps) == 0:
-        raise ValueError(
-            f"a resampling filter needs an even number of taps with a sum other than 0, got {tuple(taps)}"
-        )
+        raise ValueError(f"a resampling filter needs an even number of taps with a sum other than 0, got {tuple(taps)}")
     return tuple(tap / sum(taps) for tap in taps)
 
 
@@ -207,12 +205,18 @@ class GroupNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(channels))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        batch, height, width, channels = x.shape
-        grouped = x.astype(jnp.float32).reshape(batch, height * width, self.groups, channels // self.groups)
-        mean = grouped.mean((1, 3), keepdims=True)
-        variance = jnp.square(grouped - mean).mean((1, 3), keepdims=True)
-        normalised = ((grouped - mean) * lax.rsqrt(variance + self.eps)).reshape(x.shape)
-        return (normalised * self.scale[...] + self.bias[...]).astype(x.dtype)
+        # Over the pixels first, over a group's channels second: several times faster than one reduction of a
+        # reshaped image on CPU. Two passes, as the square's mean minus the mean's square cancels.
+        values = x.astype(jnp.float32)
+        centred = values - self._mean_of_group(values)
+        inverse = lax.rsqrt(self._mean_of_group(jnp.square(centred)) + self.eps)
+        return (centred * (inverse * self.scale[...]) + self.bias[...]).astype(x.dtype)
+
+    def _mean_of_group(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, 1, 1, C]: the mean over the pixels and the channels of each channel's group."""
+        batch, _, _, channels = x.shape
+        means = x.mean((1, 2)).reshape(batch, self.groups, channels // self.groups).mean(-1)
+        return jnp.repeat(means, channels // self.groups, axis=-1)[:, None, None]
 
 
 class SelfAttention(nnx.Module):
@@ -244,9 +248,11 @@ class SelfAttention(nnx.Module):
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """softmax(q k' / sqrt(d)) v for [B, tokens, heads, d]; logits and softmax float32, result v's dtype."""
-    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(logits / math.sqrt(q.shape[-1]), axis=-1)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(v.dtype), v)
+    # Matrix products over [B, heads, ...] and a scaled k (not scaled logits) are what measured fastest on CPU.
+    q, k, v = (a.swapaxes(1, 2) for a in (q, k, v))
+    logits = jnp.matmul(q, k.swapaxes(-1, -2) / math.sqrt(q.shape[-1]), preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    return (weights @ v).swapaxes(1, 2)
 
 
 def positional_embedding(x: jax.Array, channels: int, *, endpoint: bool = False, max_positions: float = 1e4):

@@ -25,11 +25,9 @@ NETWORKS = {
         **SMALL,
         **dict(channels=8, channel_mult=[2, 2], attention_resolutions=[8], label_dim=10, augment_dim=9),
     },
-    "ncsnpp": {**SMALL, **NCSNPP},
+    "ncsnpp": {**SMALL, **NCSNPP, **dict(channels=8, channel_mult=[2, 2])},
     "skip": {**SMALL, **dict(encoder="skip", decoder="skip", resample_filter=[1, 3, 3, 1])},
-    "cifar10": dict(
-        image_size=32, channels=128, channel_mult=[2, 2, 2], num_blocks=4, attention_resolutions=[16]
-    ),
+    "cifar10": dict(image_size=32, channels=128, channel_mult=[2, 2, 2], num_blocks=4, attention_resolutions=[16]),
 }
 DEFAULT = ["ddpmpp", "ddpmpp_conditional", "ncsnpp", "skip"]
 WITH_GRADIENTS = "ncsnpp"
@@ -59,7 +57,7 @@ def main() -> None:
     sys.path.insert(0, str(arguments.edm_checkout))
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name in arguments.networks:
-        path = arguments.out / f"{name}.npz"
+        path = arguments.out / f"edm_{name}.npz"
         np.savez_compressed(path, **golden(NETWORKS[name], gradients=name == WITH_GRADIENTS))
         print(f"{path}: {path.stat().st_size / 2**20:.2f} MiB")
 
