@@ -313,6 +313,8 @@ def test_a_misspelt_field_in_a_file_suggests_the_right_one(config_file):
     assert str(path) in message
     assert "lrr" in message
     assert re.search(r"did you mean \S*\blr\b", message, re.IGNORECASE)
+    assert r"\n" not in message  # a line for people, not the repr of one
+    assert len(message.replace(str(path), "")) < 200
 
 
 def test_a_wrong_type_in_a_file_is_named(config_file):
@@ -324,9 +326,7 @@ def test_a_wrong_type_in_a_file_is_named(config_file):
 
 def test_a_config_without_the_defaults_is_told_where_they_are(tmp_path):
     path = tmp_path / "bare.py"
-    path.write_text(
-        "import ml_collections\n\n\ndef get_config():\n    return ml_collections.ConfigDict({'seed': 1})\n"
-    )
+    path.write_text("import ml_collections\n\n\ndef get_config():\n    return ml_collections.ConfigDict({'seed': 1})\n")
     message = complaint(config_lib.load_config, path)
     assert "is missing" in message
     assert "default_config" in message
