@@ -187,6 +187,8 @@ class _Run:
                 self.writer.write("evaluation", done, values)
                 shown = {k: f"{v:.4g}" for k, v in values.items() if isinstance(v, float)}
                 self.progress.say(f"step {done:,} {values['sampling_steps']}-step: {_pairs(shown)}")
+        if last:
+            self.observer.measure_target()
 
     def _read(self, at: int, metrics: dict[str, jax.Array]) -> None:
         """Fetches the metrics of the steps from ``at``, and stops the run at the first that is not finite."""

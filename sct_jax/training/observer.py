@@ -1,5 +1,6 @@
 """What a run shows of itself while it trains: sample grids, and measured samples."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from sct_jax import files
 from sct_jax.models import Network
 from sct_jax.sampling.generate import Generator, default_labels, to_uint8
 from sct_jax.training.state import TrainState
 
 SAMPLE_SEED = 0
+TARGET_TIMES = np.geomspace(0.05, 20.0, 12)
+MOST_TARGET_IMAGES = 4096  # of a larger data set, the first so many stand for it
 
 
 class Observer:
@@ -52,3 +56,22 @@ class Observer:
         for steps in self._config.sampling.steps:
             samples = self.images(state, num, steps)
             yield {"sampling_steps": int(steps), "num": num} | self._evaluator.metrics(samples, labels)
+
+    def measure_target(self) -> None:
+        """Writes ``target_variance.json``: the variance of CT's and SCT's targets given ``x_t``, on this run's data."""
+        from sct_jax.evaluation.target import target_covariance
+
+        queries = self._config.evaluation.target_queries
+        if not queries or self._config.objective.method == "edm":
+            return
+        count = min(len(self._source), MOST_TARGET_IMAGES)
+        images, labels = zip(*(self._source[index] for index in range(count)), strict=True)
+        masked = self._config.model.conditional and self._config.reference.same_class
+        result = target_covariance(
+            np.stack(images) / 127.5 - 1.0,
+            TARGET_TIMES,
+            labels=np.asarray(labels) if masked else None,
+            num_queries=queries,
+            num_draws=32,
+        )
+        files.write_text(self._workdir / "target_variance.json", json.dumps(result | {"images": count}) + "\n")

@@ -1,0 +1,39 @@
+"""Easy Consistency Tuning on the digits, from the diffusion model of ``digits_edm.py``.
+
+sct-jax train --config configs/digits_ect.py --workdir runs/digits_ect --config.init.checkpoint=runs/digits_edm
+"""
+
+from sct_jax.config import Config, default_config
+from sct_jax.objectives.table import ROWS
+
+
+def get_config() -> Config:
+    config = default_config()
+    config.total_steps = 4000
+    config.batch_size = 128
+    config.init.checkpoint = "runs/digits_edm"
+
+    config.data.source = "digits"
+    config.data.split = "all"
+
+    config.model.name = "film_mlp"
+    config.model.conditional = True
+    config.model.channels = 384
+    config.model.num_blocks = 3
+
+    config.objective.update(ROWS["ect"])
+    config.objective.stage_steps = 500
+
+    config.optimizer.name = "adam"
+    config.optimizer.lr = 5e-4
+    config.optimizer.b2 = 0.99
+    config.optimizer.clip_norm = 1.0
+    config.optimizer.ramp_steps = 100
+    config.optimizer.decay = "cosine"
+    config.ema.profiles = ("constant:0.998",)
+
+    config.checkpoint.every_steps = 2000
+    config.log.every_steps = 100
+    config.sampling.every_steps = 2000
+    config.evaluation.every_steps = 1000
+    return config
