@@ -1,6 +1,6 @@
 """ECT against SCT at equal steps, over several training seeds: mean and spread of quality at 1 and 2 steps.
 
-    python benchmarks/ect_vs_sct.py --data digits --seeds 0,1,2 --runs runs/ect_vs_sct --out docs/results/ect_vs_sct_digits
+    python benchmarks/ect_vs_sct.py --data digits --seeds 0,1,2 --out docs/results/ect_vs_sct_digits
 
 For each seed one diffusion model is trained (configs/DATA_edm.py), and from it one model with each tuning config.
 Everything resumes: a run that is there already is not trained again. Writes OUT.json and OUT.md. Overrides such as

@@ -131,8 +131,6 @@ SCHEMA: dict[str, Field] = {
     "sampling.mid_times": Field((0.821,), "noise levels of the steps after the first", above=0),
     "evaluation.every_steps": Field(0, "measure samples this often while training; 0: never", low=0),
     "evaluation.num_images": Field(1797, "samples to measure", low=2),
-    "evaluation.target_queries": Field(
-        32, "noisy images to measure the target's variance with, at the end; 0: do not", low=0
-    ),
+    "evaluation.target_queries": Field(32, "noisy images to measure the variance of the target with; 0: off", low=0),
     "mesh.data": Field(-1, "devices the batch is split over; -1: all", low=-1),
 }

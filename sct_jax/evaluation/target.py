@@ -2,7 +2,7 @@
 
 Given ``x_t``, the row that produced it is random with the posterior ``p(i | x_t) ∝ exp(−‖x_t − x_i‖² / 2t²)``
 over the data. CT's target is that row. SCT's is the self-normalised mean over that row and ``n − 1`` rows
-drawn from the data (METHODS.md section 2; "Stable Consistency Tuning", Wang et al., 2024), whose variance
+drawn from the data (SCT, arXiv 2410.18958; Stable Target Field, arXiv 2302.00670), whose variance
 falls with ``n``. All arithmetic is float64 on the host.
 """
 

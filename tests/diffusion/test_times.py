@@ -41,7 +41,7 @@ def test_r_grows_towards_t_with_the_stage_and_stops_at_the_limit():
 
 
 def test_small_t_is_terminal_at_first():
-    # 1 + 8 sigmoid(−t) > 2 for t < ln 7 = 1.9459: r = 0 there at stage 0, positive above (METHODS: ECT, eq. 17).
+    # 1 + 8 sigmoid(−t) > 2 for t < ln 7 = 1.9459: r = 0 there at stage 0, positive above (ECT, eq. 17).
     r = times.map_to_r(jnp.array([0.01, 1.9, 2.0]), jnp.float32(0))
     assert r[0] == 0
     assert r[1] == 0
