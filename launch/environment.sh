@@ -29,7 +29,7 @@ PYTHON
   if [[ $(cat "$stamp" 2>/dev/null) != "$wanted" ]]; then
     say "installing sct-jax[$extra] into $venv (once; about a minute and 1 GB of packages)"
     "$venv/bin/python" -m pip --version >/dev/null 2>&1 || make_environment
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "${root}[$extra]" ||
+    "$venv/bin/python" -m pip install -qq --disable-pip-version-check --editable "${root}[$extra]" ||
       fail "the packages could not be installed: see pip's message above; then run this again"
     printf '%s\n' "$wanted" >"$stamp"
   fi

@@ -147,14 +147,13 @@ def test_conditioning_needs_labels(train, tmp_path):
         (["--steps", "0"], ["--steps 0"]),
         (["--steps", "-1"], ["--steps -1"]),
         (["--batch-size", "0"], ["--batch-size 0"]),
-        (["--seed", "-1"], ["--seed -1"]),
         (["--seed", "99999999999"], ["--seed 99999999999"]),
         (["--times", "1,80"], ["--times", "descending"]),
         (["--times", "80,-1"], ["--times", "-1"]),
         (["--times", "nan"], ["--times", "nan"]),
         (["--ema", "constant:0.5"], ["constant:0.5", "constant:0.9"]),
     ],
-    ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
+    ids=lambda value: "_".join(value),
 )
 def test_samples_that_cannot_be_drawn(sct_jax_command, tiny_run, tmp_path, arguments, named):
     out = tmp_path / "samples.npz"
@@ -184,7 +183,7 @@ def test_an_out_that_cannot_be_written_is_refused_before_sampling(sct_jax_comman
         (["--metrics", "fdd_pca"], ["fdd_pca", "fd_pca"]),
         (["--data-path", "/nowhere"], ["/nowhere"]),
     ],
-    ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
+    ids=lambda value: "_".join(value),
 )
 def test_an_evaluation_that_cannot_be_made(sct_jax_command, tiny_run, tmp_path, arguments, named):
     out = tmp_path / "metrics.json"
@@ -196,7 +195,7 @@ def test_an_evaluation_that_cannot_be_made(sct_jax_command, tiny_run, tmp_path, 
 @pytest.mark.parametrize("verb", ["evaluate", "report"])
 def test_an_out_below_a_file_is_refused(sct_jax_command, tiny_run, tmp_path, verb):
     (tmp_path / "file").write_text("not a folder")
-    run = [tiny_run] if verb == "report" else ["--checkpoint", tiny_run, "--steps", "1", "--num", "20"]
+    run = [tiny_run] if verb == "report" else ["--checkpoint", tiny_run, "--steps", "1", "--num", "80"]
     complaint = sct_jax_command(verb, *run, "--out", tmp_path / "file" / "out").complaint
     assert str(tmp_path / "file") in complaint
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -235,8 +234,7 @@ def test_starting_from_another_architecture(train, tiny_run, tmp_path):
     complaint = train(f"--config.init.checkpoint={tiny_run}", "--config.model.channels=32").complaint
     assert str(tiny_run) in complaint
     assert "another architecture" in complaint
-    assert "16" in complaint
-    assert "32" in complaint
+    assert "(32,) there and (64,) here" in complaint  # of blocks/0/film/bias, twice the width
     assert not list(tmp_path.glob("run/checkpoints/*"))
     assert_nothing_half_written(tmp_path)
 

@@ -217,7 +217,7 @@ def test_a_png_is_one_grid(sample, five):
 
 def test_evaluate_writes_metrics_with_provenance(sct_jax_command, tiny_run, tmp_path):
     out = tmp_path / "new" / "metrics.json"
-    arguments = ("--checkpoint", tiny_run, "--steps", "1,2", "--num", "40", "--seeds", "0,1", "--out", out)
+    arguments = ("--checkpoint", tiny_run, "--steps", "1,2", "--num", "80", "--seeds", "0,1", "--out", out)
     finished = sct_jax_command("evaluate", *arguments)
     assert finished.status == 0, finished.err
     result = json.loads(out.read_text())
@@ -229,7 +229,7 @@ def test_evaluate_writes_metrics_with_provenance(sct_jax_command, tiny_run, tmp_
         assert len(set(each)) == 2
         assert row["fd_pca"] == pytest.approx(np.mean(each))
     made_from = result["provenance"]
-    assert (made_from["step"], made_from["num_samples"], made_from["seeds"]) == (4, 40, [0, 1])
+    assert (made_from["step"], made_from["num_samples"], made_from["seeds"]) == (4, 80, [0, 1])
     assert f"{result['results'][0]['fd_pca']:.4f}" in finished.out
 
 
