@@ -17,7 +17,7 @@ def training_seconds(workdir: Path) -> float:
 
 
 def main(workdirs: list[Path]) -> None:
-    row = "{:<12} {:>5} {:>11}   {:<18} {:<18}".format
+    row = "{:<12} {:>5} {:>11}   {:<18} {}".format
     print("\n" + row("", "steps", "evaluations", "class agreement", "Fréchet distance"))
     for workdir in workdirs:
         result = json.loads((workdir / "evaluation.json").read_text(encoding="utf-8"))
