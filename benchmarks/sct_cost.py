@@ -2,9 +2,9 @@
 
     python benchmarks/sct_cost.py --batch 128 --step-batch 4 --out docs/results/sct_cost.json
 
-The two methods differ in ``objective.draw`` alone (the posterior mean of the batch); the passes of the network are the
-same. So the draw is timed for both at the full batch, and the whole step once, at ``--step-batch`` images where the full batch
-is too slow for the device; its time is then scaled by the number of images, which the output says.
+The two methods differ in ``objective.draw`` alone (the posterior mean of the batch); the network's passes are the
+same. So the draw is timed for both at the full batch, and the whole step once, at ``--step-batch`` images where the
+full batch is too slow for the device; its time is then scaled by the number of images, which the output says.
 """
 
 import argparse

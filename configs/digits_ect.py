@@ -9,7 +9,7 @@ from sct_jax.objectives.table import ROWS
 
 def get_config() -> Config:
     config = default_config()
-    config.total_steps = 4000
+    config.total_steps = 8000
     config.batch_size = 128
     config.init.checkpoint = "runs/digits_edm"
 
@@ -18,11 +18,11 @@ def get_config() -> Config:
 
     config.model.name = "film_mlp"
     config.model.conditional = True
-    config.model.channels = 384
-    config.model.num_blocks = 3
+    config.model.channels = 256
+    config.model.num_blocks = 4
 
     config.objective.update(ROWS["ect"])
-    config.objective.stage_steps = 500
+    config.objective.stage_steps = 800
 
     config.optimizer.name = "adam"
     config.optimizer.lr = 5e-4
@@ -35,5 +35,5 @@ def get_config() -> Config:
     config.checkpoint.every_steps = 2000
     config.log.every_steps = 100
     config.sampling.every_steps = 2000
-    config.evaluation.every_steps = 1000
+    config.evaluation.every_steps = 2000
     return config

@@ -9,7 +9,7 @@ from sct_jax.objectives.table import ROWS
 
 def get_config() -> Config:
     config = default_config()
-    config.total_steps = 4000
+    config.total_steps = 6000
     config.batch_size = 128
 
     config.data.source = "digits"
@@ -17,8 +17,8 @@ def get_config() -> Config:
 
     config.model.name = "film_mlp"
     config.model.conditional = True
-    config.model.channels = 384
-    config.model.num_blocks = 3
+    config.model.channels = 256
+    config.model.num_blocks = 4
 
     config.objective.update(ROWS["edm"])
 
@@ -34,5 +34,5 @@ def get_config() -> Config:
     config.log.every_steps = 100
     config.sampling.steps = (18,)
     config.sampling.every_steps = 2000
-    config.evaluation.every_steps = 1000
+    config.evaluation.every_steps = 2000
     return config

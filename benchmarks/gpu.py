@@ -1,0 +1,148 @@
+"""Everything worth doing on a lent GPU, in one call of under ten minutes: is it right, how fast is it, does it learn.
+
+    python benchmarks/gpu.py --out results_gpu [--fashion-mnist DIR]       # DIR holds the IDX files
+
+1. Correct: the losses of a few training steps (MLP and U-Net, ECT and SCT) on the accelerator against the CPU's.
+2. Fast: DDPM++ of CIFAR-10 size in float32 and bfloat16; SCT's cost over ECT at batch 128.
+3. Learns: a short Fashion-MNIST run, EDM and then SCT, with its samples and offline metrics.
+
+Writes one JSON for each part and ``summary.json`` into the folder, and goes on when a part fails. ``--quick`` makes
+everything tiny, to try the script on a CPU. ``--peer DIR`` also times the PyTorch original (a checkout of NVlabs/edm).
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TOLERANCE = 2e-3  # relative, of losses over three steps; TF32 is off for this part
+
+
+def losses() -> None:
+    """Prints the losses of three steps of each small case as JSON, on whatever device JAX finds."""
+    import jax
+    import numpy as np
+
+    from sct_jax import config as config_lib
+    from sct_jax import models, objectives
+    from sct_jax.data import DataSpec
+    from sct_jax.objectives.table import ROWS
+    from sct_jax.training import mesh, step
+
+    jax.config.update("jax_default_matmul_precision", "highest")
+    rng, found = np.random.default_rng(0), {}
+    images, labels = rng.integers(0, 256, (3, 16, 16, 16, 3)).astype(np.uint8), np.arange(16, dtype=np.int32) % 4
+    for network_name in ("film_mlp", "ddpmpp"):
+        for method in ("edm", "ect", "sct"):
+            config = config_lib.default_config()
+            config.batch_size = 16
+            config.model.update({"name": network_name, "channels": 32, "channel_mult": (1, 2), "num_blocks": 1})
+            config.model.conditional, config.model.dropout = True, 0.1
+            config.objective.update(ROWS[method])
+            config = config_lib.validate(config)
+            network = models.build(config.model, DataSpec(16, 3, 4, 48))
+            train_step = step.make_train_step(config, objectives.build(config, network.denoise), mesh.make_mesh(1))
+            state = step.initial_state(config, network.init(jax.random.key(0)))
+            jitted, values = jax.jit(train_step), []
+            for batch in images:
+                state, metrics = jitted(state, {"image": batch, "label": labels})
+                values.append(float(metrics["loss"]))
+            found[f"{network_name}_{method}"] = values
+    print(json.dumps({"device": jax.devices()[0].device_kind, "losses": found}))
+
+
+def correctness() -> dict:
+    """The largest relative difference of losses between this machine's accelerator and its CPU."""
+    results = []
+    for platform in ("cpu", None):
+        environment = os.environ | ({"JAX_PLATFORMS": platform} if platform else {})
+        command = [sys.executable, __file__, "--losses", "--out", "-"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        results.append(json.loads(done.stdout.splitlines()[-1]))
+    worst = {
+        case: max(abs(a - b) / abs(a) for a, b in zip(values, results[1]["losses"][case], strict=True))
+        for case, values in results[0]["losses"].items()
+    }
+    return {"devices": [r["device"] for r in results], "relative_difference": worst, "tolerance": TOLERANCE}
+
+
+def call(*command: str) -> float:
+    """Runs a command of this checkout; returns its seconds."""
+    began = time.time()
+    subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
+    return round(time.time() - began, 1)
+
+
+def speed(out: Path, quick: bool, peer: str) -> dict:
+    size = (
+        ["--channels", "16", "--channel-mult", "1", "--num-blocks", "1", "--batch", "8"]
+        if quick
+        else ["--batch", "128"]
+    )
+    seconds = {}
+    for dtype in ("float32", "bfloat16"):
+        target = ["--compute-dtype", dtype, "--out", str(out / f"network_{dtype}.json")]
+        extra = ["--peer", peer] if peer and dtype == "float32" else []
+        seconds[dtype] = call("benchmarks/network_step.py", *size, *target, *extra)
+    if not quick:
+        seconds["sct_cost"] = call("benchmarks/sct_cost.py", "--step-batch", "128", "--out", str(out / "sct_cost.json"))
+    return {"wall_seconds": seconds}
+
+
+def learning(out: Path, quick: bool, data: str) -> dict:
+    steps, runs, seconds = ("4", out / "runs", {}) if quick else ("1500", out / "runs", {})
+    shared = [f"--config.total_steps={steps}", f"--config.checkpoint.every_steps={steps}"]
+    shared += [f"--config.data.path={data}", "--config.evaluation.every_steps=0", "--config.sampling.every_steps=0"]
+    if quick:
+        shared += ["--config.model.channels=8", "--config.model.num_blocks=1", "--config.batch_size=8"]
+    num = "200" if quick else "5000"
+    for method, extra, sampling in (
+        ("edm", [], "18"),
+        ("sct", [f"--config.init.checkpoint={runs / 'edm'}", "--config.objective.stage_steps=200"], "1,2"),
+    ):
+        config, workdir = f"configs/fashion_mnist_{method}.py", str(runs / method)
+        seconds[method] = call("-m", "sct_jax", "train", "--config", config, "--workdir", workdir, *shared, *extra)
+        evaluation = ["--steps", sampling, "--num", num, "--out", str(out / f"fashion_{method}.json")]
+        call("-m", "sct_jax", "evaluate", "--checkpoint", workdir, "--data-path", data, *evaluation)
+        grid = ["--num", "100", "--steps", sampling.split(",")[0], "--out", str(out / f"fashion_{method}.png")]
+        call("-m", "sct_jax", "sample", "--checkpoint", workdir, *grid)
+    return {"wall_seconds": seconds, "steps": int(steps)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", required=True, help="a folder for the results")
+    parser.add_argument("--fashion-mnist", default="", help="folder of the IDX files (default: Debian's)")
+    parser.add_argument("--peer", default="", help="a checkout of NVlabs/edm, to time the original too")
+    parser.add_argument("--quick", action="store_true", help="everything tiny")
+    parser.add_argument("--losses", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.losses:
+        losses()
+        return
+    out = Path(args.out).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    summary, failed = {}, False
+    for name, part in (
+        ("correctness", correctness),
+        ("speed", lambda: speed(out, args.quick, args.peer)),
+        ("learning", lambda: learning(out, args.quick, args.fashion_mnist)),
+    ):
+        began = time.time()
+        try:
+            summary[name] = part()
+        except (subprocess.CalledProcessError, OSError) as error:
+            summary[name], failed = {"error": str(error), "stderr": getattr(error, "stderr", None)}, True
+        summary[name]["part_seconds"] = round(time.time() - began, 1)
+        (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+        print(f"== {name}: {json.dumps(summary[name])}", flush=True)
+    worst = max(summary["correctness"].get("relative_difference", {"": 1.0}).values())
+    sys.exit(1 if failed or worst > TOLERANCE else 0)
+
+
+if __name__ == "__main__":
+    main()
