@@ -4,6 +4,7 @@ import difflib
 import importlib.util
 import json
 import math
+import re
 import types
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,12 @@ def load_config(path: str | Path, overrides: dict[str, str] | None = None) -> Co
         config = _import_file(path).get_config()
     except UserError:
         raise
-    except KeyError as error:  # a locked ConfigDict refuses keys it does not know
-        raise UserError(f"config {path}: {_first_line(error)}") from error
     except Exception as error:
+        unknown = re.search(r'[Kk]ey "(\w+)" does not exist', str(error))  # a locked ConfigDict refuses it
+        if unknown:
+            near = re.search(r'Did you mean "(\w+)"', str(error))
+            hint = f"; did you mean {near[1]}?" if near else "; `sct-jax train --help-config` lists the fields"
+            raise UserError(f"config {path}: unknown key {unknown[1]}{hint}") from error
         raise UserError(f"config {path} does not load: {type(error).__name__}: {_first_line(error)}") from error
     if not isinstance(config, Config):
         raise UserError(
@@ -139,9 +143,8 @@ def describe_schema() -> str:
 def _field(key: str) -> Field:
     if key in SCHEMA:
         return SCHEMA[key]
-    near = difflib.get_close_matches(key, SCHEMA, n=1, cutoff=0.5)
-    if not near:  # the right name in the wrong room
-        near = [known for known in SCHEMA if known.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    near = [known for known in SCHEMA if known.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]  # in the wrong room
+    near = near or difflib.get_close_matches(key, SCHEMA, n=1, cutoff=0.5)
     hint = f"; did you mean config.{near[0]}?" if near else "; `sct-jax train --help-config` lists the fields"
     raise UserError(f"unknown config key config.{key}{hint}")
 
@@ -150,6 +153,8 @@ def _check(key: str, field: Field, value: Any) -> None:
     expected, items = field.default, (value,)
     if isinstance(expected, tuple):
         expected, items = expected[0], value
+        if not value and not field.may_be_empty:
+            raise UserError(f"config.{key} is empty: needs {_type_name(field.default)} ({field.help})")
     for item in items:
         is_float = isinstance(expected, float) and type(item) in (int, float)
         if type(item) is not type(expected) and not is_float:
@@ -194,8 +199,6 @@ def _check_relations(config: Config) -> None:
             )
     if config.model.label_dropout and not config.model.conditional:
         raise UserError("config.model.label_dropout needs config.model.conditional = True")
-    if not config.ema.profiles:
-        raise UserError("config.ema.profiles is empty: name at least one, such as constant:0.9999")
     for profile in config.ema.profiles:
         parse_profile(profile)
 

@@ -14,6 +14,7 @@ from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
 from sct_jax.sampling import generate
 from sct_jax.training import checkpoint
+from sct_jax.training.mesh import make_mesh, replicated
 
 Array = jax.Array
 
@@ -31,11 +32,13 @@ class Model:
     """
 
     def __init__(self, config: Any, spec: DataSpec, params: Any, *, step: int = 0, profile: str = "", path: str = ""):
-        self.config, self.spec, self.params = config, spec, params
+        self.config, self.spec = config, spec
         self.step, self.profile, self.path = step, profile, path
         self._network = models.build(config.model, spec)
         shape = (spec.image_size, spec.image_size, spec.channels)
-        self._generator = generate.Generator(self._network.denoise, shape, config.sampling, self.kind, _all_devices())
+        device_mesh = make_mesh()
+        self.params = jax.device_put(params, replicated(device_mesh))
+        self._generator = generate.Generator(self._network.denoise, shape, config.sampling, self.kind, device_mesh)
 
     @property
     def kind(self) -> str:
@@ -126,9 +129,3 @@ def load(path: str | Path, profile: str = "") -> Model:
     expected = jax.eval_shape(models.build(config.model, spec).init, jax.random.key(0))
     checkpoint.check_weights(params, expected, str(place))
     return model
-
-
-def _all_devices() -> Any:
-    from sct_jax.training.mesh import make_mesh
-
-    return make_mesh(-1)

@@ -16,6 +16,7 @@ class Field(NamedTuple):
     low: float | None = None  # inclusive
     high: float | None = None  # inclusive
     above: float | None = None  # exclusive
+    may_be_empty: bool = False  # of a tuple
 
 
 SCHEMA: dict[str, Field] = {
@@ -53,7 +54,7 @@ SCHEMA: dict[str, Field] = {
     "model.channel_mult_embedding": Field(4, "ddpmpp: width of the time embedding / channels", low=1),
     "model.channel_mult_noise": Field(1, "ddpmpp: width of the noise features / channels (NCSN++: 2)", low=1),
     "model.num_blocks": Field(4, "residual blocks (ddpmpp: at each level)", low=1),
-    "model.attention_resolutions": Field((16,), "ddpmpp: resolutions with self-attention", low=1),
+    "model.attention_resolutions": Field((16,), "ddpmpp: resolutions with self-attention", low=1, may_be_empty=True),
     "model.embedding": Field("positional", "noise features (NCSN++: fourier)", choices=("positional", "fourier")),
     "model.encoder": Field("standard", "ddpmpp encoder (NCSN++: residual)", choices=("standard", "residual")),
     "model.resample_filter": Field((1, 1), "ddpmpp resampling filter (NCSN++: 1,3,3,1)", low=0),
@@ -128,7 +129,7 @@ SCHEMA: dict[str, Field] = {
     "sampling.t_max": Field(80.0, "noise level where sampling starts", above=0),
     "sampling.t_min": Field(0.002, "last noise level of Heun's grid", above=0),
     "sampling.rho": Field(7.0, "curvature of Heun's grid", above=0),
-    "sampling.mid_times": Field((0.821,), "noise levels of the steps after the first", above=0),
+    "sampling.mid_times": Field((0.821,), "noise levels of the steps after the first", above=0, may_be_empty=True),
     "evaluation.every_steps": Field(0, "measure samples this often while training; 0: never", low=0),
     "evaluation.num_images": Field(1797, "samples to measure", low=2),
     "evaluation.target_queries": Field(32, "noisy images to measure the variance of the target with; 0: off", low=0),

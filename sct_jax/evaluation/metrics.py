@@ -70,6 +70,15 @@ class Evaluator:
             *self._train, num_classes=self._num_classes, cache_dir=self._cache_dir, seed=self._seed
         )
 
+    def check(self, num: int, names: Sequence[str] | None = None) -> None:
+        """Raises ``UserError`` for unknown metrics, or too few samples for them, before any are drawn."""
+        for name in self._checked(names):
+            fewest = 1
+            if name != CLASS_AGREEMENT:
+                fewest = self._reference(name.removeprefix(FRECHET_PREFIX), "")[0].shape[0] + 1
+            if num < fewest:
+                raise UserError(f"--num {num}: {name} needs at least {fewest} samples")
+
     def metrics(
         self, samples: Images, sample_labels: np.ndarray | None = None, names: Sequence[str] | None = None
     ) -> dict[str, float]:

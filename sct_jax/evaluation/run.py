@@ -61,7 +61,8 @@ def evaluate_checkpoint(
             f"the data at {where or data.source} ({train.spec}) is not what {checkpoint} was trained on ({model.spec})"
         )
     evaluator = make_evaluator(model.config, train, where, cache_folder())
-    num = num or min(len(train), 10_000)
+    num = min(len(train), 10_000) if num is None else num
+    evaluator.check(num, metrics)
     labels = model.check_labels(None)
     sample_labels = None if labels is None else np.resize(np.asarray(labels), num)
     results = []
@@ -69,7 +70,7 @@ def evaluate_checkpoint(
         each = []
         for seed in seeds:
             images = to_uint8(model.sample(num, count, seed, labels, batch_size=batch_size))
-            each.append(evaluator.metrics(images, sample_labels, **({"names": tuple(metrics)} if metrics else {})))
+            each.append(evaluator.metrics(images, sample_labels, metrics))
         results.append({"sampling_steps": int(count), "evaluations": _evaluations(model, count)} | summarize(each))
     return {
         "kind": "evaluation",

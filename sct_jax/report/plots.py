@@ -9,6 +9,7 @@ from itertools import pairwise
 WIDTH, HEIGHT = 560, 320
 LEFT, RIGHT, TOP, BOTTOM = 64, 26, 12, 44
 MOST_POINTS = 300
+SMALLEST = 1e-12  # less is nothing on a logarithmic axis
 COLOURS = 6  # the page defines --series-0 ... --series-5
 DASHES = ("", "7 4", "2 3", "10 3 2 3")
 
@@ -58,7 +59,7 @@ def line_chart(
 ) -> str:
     """An ``<svg>`` of the series, or "" when none has a point to draw.
 
-    Non-finite values are left out, and on a logarithmic axis those that are not positive; long lines are thinned to
+    Non-finite values are left out, and on a logarithmic axis those under 1e-12; long lines are thinned to
     the means of 300 stretches.
     """
     lines = [(one, _points(one, log_x, log_y)) for one in series]
@@ -99,7 +100,7 @@ def _points(one: Series, log_x: bool, log_y: bool) -> list[tuple[float, float]]:
     points = [
         (float(x), float(y))
         for x, y in zip(one.x, one.y, strict=True)
-        if math.isfinite(x) and math.isfinite(y) and (x > 0 or not log_x) and (y > 0 or not log_y)
+        if math.isfinite(x) and math.isfinite(y) and (x > SMALLEST or not log_x) and (y > SMALLEST or not log_y)
     ]
     if len(points) <= MOST_POINTS:
         return points

@@ -1,5 +1,7 @@
 """Many images from a denoiser: in batches, over a mesh, image *i* of a seed the same whatever their size."""
 
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,9 +28,10 @@ class Generator:
 
     def __init__(self, denoise: Any, image_shape: tuple[int, ...], sampling: Any, kind: str, device_mesh: Any = None):
         self._denoise, self._shape, self._sampling, self._kind = denoise, image_shape, sampling, kind
-        self._sharding = None
-        if device_mesh is not None and device_mesh.size > 1:
+        self._sharding = self._whole = None
+        if device_mesh is not None:
             self._sharding = jax.sharding.NamedSharding(device_mesh, jax.sharding.PartitionSpec("data"))
+            self._whole = jax.sharding.NamedSharding(device_mesh, jax.sharding.PartitionSpec())
         self._compiled = jax.jit(self._sample, static_argnames=("times",))
 
     def times(self, steps: int) -> tuple[float, ...]:
@@ -59,7 +62,13 @@ class Generator:
         """
         if num < 1:
             raise UserError(f"--num {num}: at least one image is needed")
-        levels = tuple(float(t) for t in times) if times is not None else self.times(steps)
+        if batch_size < 1:
+            raise UserError(f"--batch-size {batch_size}: at least one image at a time is needed")
+        if not 0 <= seed < 2**31:
+            raise UserError(f"--seed {seed}: must be from 0 to {2**31 - 1}")
+        levels = self.times(steps) if times is None else _checked_times(times)
+        if self._whole is not None:
+            params = jax.device_put(params, self._whole)
         parts = [
             np.asarray(self._compiled(params, index, label, seed, times=levels))[:valid]
             for index, label, valid in self._batches(num, labels, min(batch_size, num))
@@ -88,6 +97,14 @@ class Generator:
         keys = samplers.image_keys(seed, index)
         x = times[0] * samplers.image_noise(keys, 0, self._shape)
         return sampler(lambda x, t: self._denoise(params, x, t, labels), x, times, keys)
+
+
+def _checked_times(times: Sequence[float]) -> tuple[float, ...]:
+    levels = tuple(float(t) for t in times)
+    falling = all(later < earlier for earlier, later in itertools.pairwise(levels))
+    if not levels or not falling or not all(0 < t < math.inf for t in levels):
+        raise UserError(f"--times {','.join(map(str, times))}: needs descending positive noise levels, such as 80,0.8")
+    return levels
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:

@@ -130,7 +130,11 @@ def resolve(path: str | Path) -> Path:
 
 def read_meta(place: Path) -> dict[str, Any]:
     """``{"config": …, "spec": …, "step": …}`` of the checkpoint folder ``place``."""
-    return _read(place, "meta", ocp.JsonCheckpointHandler(), ocp.args.JsonRestore())
+    meta = _read(place, "meta", ocp.JsonCheckpointHandler(), ocp.args.JsonRestore())
+    lacking = {"config", "spec", "step"} - set(meta or ())
+    if lacking:
+        raise _damaged(place, ValueError(f"its meta lacks {', '.join(sorted(lacking))}"))
+    return meta
 
 
 def read_weights(place: Path, profile: str = "") -> tuple[Any, str]:
@@ -228,7 +232,7 @@ def _first_line(error: Exception) -> str:
 def writable(workdir: Path) -> None:
     """Makes the workdir, or raises a UserError when it cannot be written."""
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / FOLDER).mkdir(parents=True, exist_ok=True)
         probe = workdir / f".probe-{os.getpid()}"
         probe.touch()
         probe.unlink()

@@ -1,5 +1,6 @@
 """The training loop: thin, because everything that matters is a function of ``(state, batch)``."""
 
+import contextlib
 import json
 import math
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
 
@@ -196,16 +198,15 @@ class _Run:
         for name in ("loss", "grad_norm"):
             bad = np.flatnonzero(~np.isfinite(fetched[name]))
             if bad.size:
-                good = (
-                    f"the last good checkpoint is step {self.saved}"
-                    if self.saved is not None
-                    else "nothing was saved yet"
-                )
+                self.saver.wait()
                 raise UserError(
-                    f"{name} is {fetched[name][bad[0]]} at step {at + int(bad[0])}: training stopped; {good}. "
+                    f"{name} is {fetched[name][bad[0]]} at step {at + int(bad[0])}: training stopped; {self._last_good()}. "
                     "Try a smaller optimizer.lr or optimizer.clip_norm=1"
                 )
         self.window.append(fetched)
+
+    def _last_good(self) -> str:
+        return "nothing was saved yet" if self.saved is None else f"the last good checkpoint is step {self.saved}"
 
     def _flush(self) -> None:
         while self.pending:
@@ -223,6 +224,8 @@ class _Run:
     def _save(self, done: int) -> None:
         self._flush()  # never save a state whose loss was not looked at
         if self.saved != done:
+            if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(self.state.params)):
+                raise UserError(f"parameters are not finite at step {done}: training stopped; {self._last_good()}")
             self.saver.save(self.state)
             self.saved = done
 
@@ -232,6 +235,9 @@ class _Run:
         self.pipeline.close()
         if sys.exc_info()[0] is None:
             self.saver.close()
+        else:  # a save under way is finished, and its failure must not hide what happened
+            with contextlib.suppress(UserError):
+                self.saver.close()
 
 
 class _Signals:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from sct_jax import files
@@ -22,7 +21,7 @@ class Observer:
     """Samples from the first EMA profile of a state, the same noise every time."""
 
     def __init__(self, config: Any, workdir: Path, network: Network, source: Any, device_mesh: Any):
-        self._config, self._workdir, self._source, self._mesh = config, workdir, source, device_mesh
+        self._config, self._workdir, self._source = config, workdir, source
         spec = source.spec
         kind = "diffusion" if config.objective.method == "edm" else "consistency"
         shape = (spec.image_size, spec.image_size, spec.channels)
@@ -33,8 +32,6 @@ class Observer:
     def images(self, state: TrainState, num: int, steps: int) -> np.ndarray:
         """uint8 samples ``[num, H, W, C]``."""
         params = state.ema[self._config.ema.profiles[0]]
-        if self._mesh.size == 1:
-            params = jax.device_put(params, self._mesh.devices.flat[0])
         return to_uint8(self._generate(params, num, steps=steps, seed=SAMPLE_SEED, labels=self._labels))
 
     def draw_grids(self, state: TrainState, step: int) -> None:
