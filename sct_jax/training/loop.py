@@ -225,7 +225,7 @@ class _Run:
         self._flush()  # never save a state whose loss was not looked at
         if self.saved != done:
             if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(self.state.params)):
-                raise UserError(f"parameters are not finite at step {done}: training stopped; {self._last_good()}")
+                raise UserError(f"parameters at step {done} are not finite: training stopped; {self._last_good()}")
             self.saver.save(self.state)
             self.saved = done
 
