@@ -199,10 +199,9 @@ class _Run:
             bad = np.flatnonzero(~np.isfinite(fetched[name]))
             if bad.size:
                 self.saver.wait()
-                raise UserError(
-                    f"{name} is {fetched[name][bad[0]]} at step {at + int(bad[0])}: training stopped; {self._last_good()}. "
-                    "Try a smaller optimizer.lr or optimizer.clip_norm=1"
-                )
+                where = f"{name} is {fetched[name][bad[0]]} at step {at + int(bad[0])}"
+                advice = "try a smaller optimizer.lr or optimizer.clip_norm=1"
+                raise UserError(f"{where}: training stopped; {self._last_good()}; {advice}")
         self.window.append(fetched)
 
     def _last_good(self) -> str:
