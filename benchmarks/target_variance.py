@@ -55,7 +55,8 @@ def table(result: dict) -> str:
     sizes = [f"n = {size}" for size in result["reference_sizes"]]
     lines = [f"| t | CT, closed form | {' | '.join(sizes)} |", "|---|---|" + "---|" * len(sizes)]
     for t, exact, row in zip(result["t"], result["ct_trace"], result["trace"], strict=True):
-        lines.append(f"| {t:.3g} | {exact:.4g} | {' | '.join(f'{value:.4g}' for value in row)} |")
+        cells = [f"{value:.4g}" if value > 1e-9 else "0" for value in (exact, *row)]
+        lines.append(f"| {t:.3g} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

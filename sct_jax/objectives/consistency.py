@@ -45,9 +45,9 @@ def build(config: Any, denoise: Callable[..., Array]) -> Objective:
     def loss(params: Any, context: Any, draws: Draws, dropout_key: Array) -> tuple[Array, dict[str, Array]]:
         t, r, labels = draws["t"], draws["r"], draws["labels"]
         prediction = denoise(params, draws["x_t"], t, labels, dropout_key=dropout_key)
-        bootstrap = denoise(params, draws["x_r"], r, labels, dropout_key=dropout_key)
+        bootstrap = denoise(jax.lax.stop_gradient(params), draws["x_r"], r, labels, dropout_key=dropout_key)
         terminal = process.per_image(r, prediction) == 0
-        target = jax.lax.stop_gradient(jnp.where(terminal, draws["x_r"], bootstrap))
+        target = jnp.where(terminal, draws["x_r"], bootstrap)
         difference = prediction - target
         per_image = draws["scale"] * weight(t, r, sigma_data) * distance(difference, objective.huber_c)
         metrics = {
