@@ -97,7 +97,9 @@ def main() -> None:
             seconds[name].append(run_one(name.split("+")[0], args.data, tuned, folder / name))
             rows[name].append(measure(folder / name, [1, 2], args.num))
         print(f"seed {seed} done after {time.time() - began:.0f} s\n{table(rows, seconds)}", flush=True)
-    facts = provenance(seeds=args.seeds, overrides={"all": args.all, "edm": args.edm, "tune": args.tune})
+    facts = provenance(
+        seeds=args.seeds, overrides={"all": args.all, "edm": args.edm, "tune": args.tune, "variant": args.variant}
+    )
     result = {"results": rows, "training_seconds": seconds, "provenance": facts}
     files.write_text(f"{args.out}.json", json.dumps(result, indent=1) + "\n")
     commit = facts["commit"]["hash"][:12] if facts["commit"] else "unknown"

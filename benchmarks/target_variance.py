@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--data", default="digits")
     parser.add_argument("--path", default="")
     parser.add_argument("--split", default="train")
-    parser.add_argument("--images", type=int, default=100_000, help="the first so many images")
+    parser.add_argument("--images", type=int, default=100_000, help="at most so many images, drawn at random")
     parser.add_argument("--queries", type=int, default=128)
     parser.add_argument("--draws", type=int, default=128)
     parser.add_argument("--conditional", action="store_true", help="references of the query's class only")
@@ -35,7 +35,8 @@ def main() -> None:
     args = parser.parse_args()
     source = open_source(args.data, args.path, split=args.split)
     count = min(args.images, len(source))
-    images, labels = zip(*(source[index] for index in range(count)), strict=True)
+    chosen = np.random.default_rng(0).permutation(len(source))[:count]
+    images, labels = zip(*(source[int(index)] for index in chosen), strict=True)
     result = target_covariance(
         np.stack(images) / 127.5 - 1.0,
         TIMES,

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from sct_jax import files
 from sct_jax.errors import UserError
 from sct_jax.version import __version__
 
@@ -54,6 +55,8 @@ def sample(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Measures samples with the offline metrics; writes JSON with full provenance."""
+    if args.out:
+        files.check_writable(args.out)
     _start_jax()
     from sct_jax.evaluation.run import evaluate_checkpoint, format_table
 
@@ -69,8 +72,6 @@ def evaluate(args: argparse.Namespace) -> None:
     )
     print(format_table(result))
     if args.out:
-        from sct_jax import files
-
         print(files.write_text(args.out, json.dumps(result, indent=2) + "\n"))
 
 

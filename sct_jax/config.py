@@ -199,6 +199,12 @@ def _check_relations(config: Config) -> None:
             )
     if config.model.label_dropout and not config.model.conditional:
         raise UserError("config.model.label_dropout needs config.model.conditional = True")
+    transition = {"ect": "sample", "sct": "posterior_mean"}.get(config.objective.method)
+    if transition and config.objective.transition != transition:
+        raise UserError(
+            f"config.objective.method = {config.objective.method!r} goes with objective.transition = {transition!r}, "
+            f"not {config.objective.transition!r}; set both, or take the row of sct_jax/objectives/table.py"
+        )
     for profile in config.ema.profiles:
         parse_profile(profile)
 

@@ -31,3 +31,15 @@ def write(path: str | Path, fill: Callable[[Path], object]) -> Path:
 def write_text(path: str | Path, text: str) -> Path:
     """Writes a text file, see :func:`write`."""
     return write(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
+def check_writable(path: str | Path) -> None:
+    """Raises a UserError for a file that could not be written, before any time is spent on what it shall hold."""
+    path = Path(path)
+    parent = path.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder")
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UserError(f"cannot write {path}: {parent} is not a folder that can be written")

@@ -62,7 +62,11 @@ class Model:
             raise ValueError(
                 f"denoise needs x [B, {', '.join(map(str, shape))}] and t [B], got {x.shape} and {t.shape}"
             )
-        return self._network.denoise(self.params, x, t, None if labels is None else jnp.asarray(labels, jnp.int32))
+        if labels is not None:
+            labels = jnp.asarray(labels, jnp.int32)
+            if labels.shape != t.shape or jnp.any((labels < -1) | (labels >= max(self.spec.num_classes, 1))):
+                raise ValueError(f"labels must be int [B] from -1 to {self.spec.num_classes - 1}, got {labels}")
+        return self._network.denoise(self.params, x, t, labels)
 
     def sample(
         self,
@@ -105,7 +109,7 @@ class Model:
         if not conditional:
             raise UserError("labels were given, but this model is unconditional")
         bad = [label for label in labels if not -1 <= label < self.spec.num_classes]
-        if bad or not labels:
+        if bad or len(labels) == 0:
             raise UserError(f"labels {list(bad)} are out of range: classes go from 0 to {self.spec.num_classes - 1}")
         return labels
 

@@ -65,8 +65,8 @@ SCHEMA: dict[str, Field] = {
     "model.sigma_min": Field(0.002, "shift of boundary='sigma_min' (ECT evaluates CIFAR-10 with 0.003)", low=0),
     "model.compute_dtype": Field(
         "float32",
-        "of activations; parameters, norms' statistics, softmax stay float32",
-        choices=("float32", "bfloat16"),
+        "of activations; parameters, norms' statistics, softmax stay float32. tf32: float32 rounded in products",
+        choices=("float32", "tf32", "bfloat16"),
     ),
     # Objective. The rows of sct_jax/objectives/table.py set these together.
     "objective.method": Field("sct", "edm: denoising; ect, sct: consistency", choices=("edm", "ect", "sct")),

@@ -330,3 +330,9 @@ def test_a_config_without_the_defaults_is_told_where_they_are(tmp_path):
     message = complaint(config_lib.load_config, path)
     assert "is missing" in message
     assert "default_config" in message
+
+
+@pytest.mark.parametrize(("method", "config"), [("ect", "digits_sct"), ("sct", "digits_ect")])
+def test_a_method_that_its_fields_contradict_is_refused(method, config):
+    message = complaint(config_lib.load_config, CONFIG_FILES[0].with_name(f"{config}.py"), {"objective.method": method})
+    assert "objective.transition" in message

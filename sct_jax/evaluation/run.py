@@ -17,9 +17,14 @@ from sct_jax.model import Model, load
 from sct_jax.sampling.generate import to_uint8
 
 
-def cache_folder() -> Path:
-    """Where trained classifiers are kept: ``$XDG_CACHE_HOME/sct_jax`` or ``~/.cache/sct_jax``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sct_jax"
+def cache_folder() -> Path | None:
+    """Where trained classifiers are kept: ``$XDG_CACHE_HOME/sct_jax`` or ``~/.cache/sct_jax``; None if not writable."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sct_jax"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def evaluate_checkpoint(
@@ -71,11 +76,13 @@ def evaluate_checkpoint(
         for seed in seeds:
             images = to_uint8(model.sample(num, count, seed, labels, batch_size=batch_size))
             each.append(evaluator.metrics(images, sample_labels, metrics))
+        if not each[0]:
+            raise UserError(f"--metrics {','.join(metrics or ())}: none applies to an unconditional model")
         results.append({"sampling_steps": int(count), "evaluations": _evaluations(model, count)} | summarize(each))
     return {
         "kind": "evaluation",
         "results": results,
-        "floor": evaluator.floor(num, seed=0),
+        "floor": evaluator.floor(num, seed=0, names=metrics),
         "provenance": provenance(
             checkpoint=str(checkpoint),
             step=model.step,
@@ -98,7 +105,13 @@ def make_evaluator(config: Any, train: Any, data_path: str, cache_dir: Path | No
     held_out = None
     data = config.data
     if data.held_out_split:
-        held_out = open_source(data.source, data_path, split=data.held_out_split, image_size=data.image_size).read_all()
+        other = open_source(data.source, data_path, split=data.held_out_split, image_size=data.image_size)
+        if (other.spec.image_size, other.spec.channels) != (train.spec.image_size, train.spec.channels):
+            raise UserError(
+                f"images of split {data.held_out_split} ({other.spec.image_size} px, {other.spec.channels} channels) "
+                f"differ from the training images; set config.data.image_size, or data.held_out_split=''"
+            )
+        held_out = other.read_all()
     return Evaluator(train=train.read_all(), held_out=held_out, num_classes=train.spec.num_classes, cache_dir=cache_dir)
 
 

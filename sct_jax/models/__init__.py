@@ -20,6 +20,10 @@ Params = Any
 Denoise = Callable[..., Array]
 
 
+# Of float32 products inside the network. Accelerators would else round their inputs (TF32 on GPUs, bfloat16 on TPUs).
+PRECISION = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "default"}
+
+
 class Network(NamedTuple):
     """A denoiser as pure functions.
 
@@ -64,9 +68,11 @@ def build(model: Any, spec: "DataSpec") -> Network:
         dropout_key: Array | None = None,
     ) -> Array:
         c = precondition.coefficients(t, model.sigma_data, model.boundary, model.sigma_min)
-        label_vector = jax.nn.one_hot(labels, label_dim) if label_dim and labels is not None else None
+        labels = jnp.full(x.shape[:1], -1) if labels is None else labels
+        label_vector = jax.nn.one_hot(labels, label_dim) if label_dim else None
         network = nnx.merge(graph, nnx.State(_integer_keys(params)))
-        output = network(per_image(c.c_in, x) * x, c.c_noise, label_vector, augment_labels, dropout_key)
+        with jax.default_matmul_precision(PRECISION[model.compute_dtype]):
+            output = network(per_image(c.c_in, x) * x, c.c_noise, label_vector, augment_labels, dropout_key)
         return per_image(c.c_skip, x) * x + per_image(c.c_out, x) * output.astype(jnp.float32)
 
     return Network(init, denoise, uses_convolution=model.name != "film_mlp")
@@ -92,7 +98,7 @@ def _ddpmpp(model: Any, spec: "DataSpec", label_dim: int, rngs: nnx.Rngs) -> nnx
         embedding=model.embedding,
         encoder=model.encoder,
         resample_filter=tuple(model.resample_filter),
-        compute_dtype=model.compute_dtype,
+        compute_dtype=_dtype(model),
         rngs=rngs,
     )
 
@@ -109,9 +115,13 @@ def _film_mlp(model: Any, spec: "DataSpec", label_dim: int, rngs: nnx.Rngs) -> n
         augment_dim=model.augment_dim,
         dropout=model.dropout,
         label_dropout=model.label_dropout,
-        compute_dtype=model.compute_dtype,
+        compute_dtype=_dtype(model),
         rngs=rngs,
     )
+
+
+def _dtype(model: Any) -> str:
+    return "bfloat16" if model.compute_dtype == "bfloat16" else "float32"
 
 
 ARCHITECTURES = {"ddpmpp": _ddpmpp, "film_mlp": _film_mlp}

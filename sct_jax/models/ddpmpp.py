@@ -67,6 +67,10 @@ class DDPMpp(nnx.Module):
         compute_dtype: str | jnp.dtype = "float32",
     ):
         _check_options(image_size, len(channel_mult), embedding, encoder, decoder)
+        if channels * channel_mult_noise % 2:
+            raise ValueError(
+                f"channels {channels} is odd: the noise features are pairs of a sine and a cosine; make it even"
+            )
         self.image_size, self.in_channels, self.out_channels = image_size, in_channels, out_channels
         self.levels, self.num_blocks = len(channel_mult), num_blocks
         self.embedding, self.encoder_type, self.decoder_type = embedding, encoder, decoder

@@ -37,7 +37,9 @@ def build(config: Any, denoise: Callable[..., Array]) -> Objective:
         mask = score.same_class(labels, labels) if mask_classes else None
         posterior = score.posterior_mean(images, noise, t, images, mask)
         return draws | {
-            "x_r": process.euler_step(x_t, posterior.estimate, t, r),
+            # The Euler step with x̂_0, as CT's and what the mean moves it by: the large noise does not cancel.
+            "x_r": process.add_noise(images, noise, r)
+            + process.per_image(1.0 - r / t, images) * (posterior.estimate - images),
             "reference_ess": posterior.effective_sample_size,
             "reference_shift": posterior.own_distance,
         }

@@ -18,11 +18,10 @@ def check_target(out: str | Path) -> None:
         raise UserError(f"--out {out}: end it in .npz, .png (one grid) or nothing (a folder of PNGs)")
     if not out.suffix and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out} exists and is not an empty folder; name a new one")
-    parent = out.absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UserError(f"cannot write --out {out}: {parent} is not a folder that can be written")
+    if out.suffix:
+        files.check_writable(out)
+    else:
+        files.check_writable(out / "000000.png")
 
 
 def write_images(out: str | Path, images: np.ndarray, labels: Sequence[int] | None) -> Path:

@@ -14,6 +14,7 @@ from sct_jax.diffusion import process
 
 Array = jax.Array
 BoundDenoise = Callable[[Array, Array], Array]
+SAMPLING = 2  # the room of a seed's random numbers; training uses 0 and 1
 Sampler = Callable[[BoundDenoise, Array, Sequence[float], Array], Array]
 
 
@@ -46,7 +47,8 @@ def consistency(denoise: BoundDenoise, x: Array, times: Sequence[float], keys: A
 
 def image_keys(seed: int, indices: Array) -> Array:
     """A key for each image ``[B]``, a function of the seed and the image's index alone."""
-    return jax.vmap(lambda index: jax.random.fold_in(jax.random.key(seed), index))(indices)
+    room = jax.random.fold_in(jax.random.key(seed), SAMPLING)
+    return jax.vmap(lambda index: jax.random.fold_in(room, index))(indices)
 
 
 def image_noise(keys: Array, draw: int, shape: tuple[int, ...]) -> Array:

@@ -20,6 +20,12 @@ from sct_jax.errors import UserError
 from sct_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
+# A run that is resumed with another of these would be neither the one nor the other.
+IDENTITY = ("seed", "batch_size", "data.", "model.", "objective.", "reference.")
+MAY_CHANGE = {
+    *("data.path", "data.held_out_split", "data.pipeline", "data.resident_max_mib", "data.workers", "data.prefetch"),
+    *("model.dropout", "model.label_dropout", "model.compute_dtype"),
+}
 ITEMS = ("params", "ema", "training", "meta")
 
 
@@ -91,6 +97,18 @@ class Checkpointer:
             ) from error
         rest = restored["training"]
         return TrainState(rest["step"], restored["params"], rest["opt_state"], restored["ema"], rest["context"])
+
+    def check_config(self) -> None:
+        """Raises a UserError when the newest checkpoint was trained with settings that make it another run."""
+        step = self._manager.latest_step()
+        before = config_lib.flatten(read_meta(self._folder / str(step))["config"])
+        now = config_lib.flatten(self._meta["config"])
+        for key in (key for key in now if before.get(key, now[key]) != now[key]):
+            if key.startswith(IDENTITY) and key not in MAY_CHANGE:
+                raise UserError(
+                    f"{self._folder.parent.name} has a run with config.{key} = {before[key]!r}, not {now[key]!r}: use "
+                    "another --workdir (with --config.init.checkpoint to start from its weights), or that value"
+                )
 
     def close(self) -> None:
         """Waits for the last save and releases the folder."""

@@ -1,5 +1,6 @@
 """Where a run's numbers go: ``metrics.jsonl``, TensorBoard, Weights & Biases, and the terminal."""
 
+import contextlib
 import json
 import math
 import sys
@@ -21,7 +22,7 @@ class MetricWriter:
         wandb_project: str = "",
         config: dict[str, Any] | None = None,
     ):
-        self.file = (workdir / "metrics.jsonl").open("a", buffering=1)
+        self.file = (workdir / "metrics.jsonl").open("a")
         self.board = self.wandb = None
         if tensorboard:
             from tensorboardX import SummaryWriter
@@ -36,7 +37,11 @@ class MetricWriter:
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Writes the values of one step; ``kind`` is ``train`` or ``evaluation``."""
-        self.file.write(json.dumps({"kind": kind, "step": step} | values) + "\n")
+        try:
+            self.file.write(json.dumps({"kind": kind, "step": step} | values) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise UserError(f"cannot write {self.file.name} at step {step}: {error.strerror}") from error
         suffix = f"_{values['sampling_steps']}step" if "sampling_steps" in values else ""
         scalars = {
             f"{kind}/{name}{suffix}": value
@@ -50,7 +55,8 @@ class MetricWriter:
             self.wandb.log(scalars, step=step)
 
     def close(self) -> None:
-        self.file.close()
+        with contextlib.suppress(OSError):  # what could not be written was said when it was written
+            self.file.close()
         if self.board is not None:
             self.board.close()
         if self.wandb is not None:

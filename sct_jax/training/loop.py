@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -60,11 +60,14 @@ def train(config: config_lib.Config, workdir: str | Path) -> TrainState:
     saver = checkpoint.Checkpointer(workdir, config, source.spec)
     state = start_state(config, network, source.spec, device_mesh, saver)
     first = int(state.step)
-    _describe(workdir, config, state.params)
+    observer = Observer(config, workdir, network, source, device_mesh)
     if first >= config.total_steps:
         print(f"{workdir} is already trained to step {first}", file=sys.stderr)
         saver.close()
+        observer.finish(state, first)
         return state
+    observer.check()
+    _describe(workdir, config, state.params)
     pipeline = make_pipeline(
         source,
         seed=config.seed,
@@ -78,7 +81,7 @@ def train(config: config_lib.Config, workdir: str | Path) -> TrainState:
     print_overview(config, source.spec, state, device_mesh, pipeline.mode)
     run = _Run(config, workdir, state, saver, pipeline, device_mesh)
     run.dispatch = step.make_dispatch(step.make_train_step(config, objective, device_mesh), pipeline.fetch)
-    run.observer = Observer(config, workdir, network, source, device_mesh)
+    run.observer = observer
     try:
         return run.until_done(first, steps_per_dispatch(config, network))
     finally:
@@ -89,7 +92,7 @@ def start_state(
     config: Any, network: models.Network, spec: DataSpec, device_mesh: Any, saver: checkpoint.Checkpointer
 ) -> TrainState:
     """The state to go on from. Precedence: the workdir's newest checkpoint, ``init.checkpoint``, random weights."""
-    key = jax.random.fold_in(jax.random.key(config.seed), step.INIT)
+    key = step.room_key(config.seed, step.INIT)
     whole = mesh.replicated(device_mesh)
     fresh = jax.jit(lambda: step.initial_state(config, network.init(key)), out_shardings=whole)
     if saver.latest_step() is not None:
@@ -97,6 +100,7 @@ def start_state(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), jax.eval_shape(fresh)
         )
         state = saver.restore(like)
+        saver.check_config()
         print(f"resuming from step {int(state.step)}", file=sys.stderr)
         return state
     if not config.init.checkpoint:
@@ -105,19 +109,20 @@ def start_state(
     weights, profile = checkpoint.read_weights(place, config.init.ema)
     checkpoint.check_weights(weights, jax.eval_shape(network.init, key), str(place))
     print(f"starting from {place} ({profile})", file=sys.stderr)
-    return jax.jit(lambda weights: step.initial_state(config, weights), out_shardings=whole)(weights)
+    return jax.jit(lambda weights: step.initial_state(config, weights), out_shardings=whole)(
+        jax.device_put(weights, whole)
+    )
 
 
 def steps_per_dispatch(config: Any, network: models.Network) -> int:
     """Steps in one call of the device: what the config asks for or suits the device, reduced to divide every period.
 
-    All boundaries (logs, saves, samples) then fall between calls, and a resumed run makes the same calls.
+    Calls end at its multiples: logs, saves and samples fall between them, and a resumed run makes the same calls.
     """
     wanted = config.log.steps_per_dispatch
     if not wanted:
         wanted = 1 if network.uses_convolution and jax.default_backend() == "cpu" else 50
     periods = (
-        config.total_steps,
         config.log.every_steps,
         config.checkpoint.every_steps,
         config.sampling.every_steps,
@@ -160,28 +165,42 @@ class _Run:
     def until_done(self, first: int, stride: int) -> TrainState:
         config = self.config
         with _Signals(self):
-            for at in range(first, config.total_steps, stride):
-                items = jax.device_put(self.pipeline.next(at, stride), self.item_sharding)
+            done = first
+            while done < config.total_steps:
+                at, done = done, min(done - done % stride + stride, config.total_steps)
+                items = self._items(at, done - at)
                 self.state, metrics = self.dispatch(self.state, self.arrays, items)
                 self.pending.append((at, metrics))
                 if len(self.pending) > 1:  # read one dispatch late: the device never waits for the host
                     self._read(*self.pending.pop(0))
-                done = at + stride
                 self.progress.advance(done)
                 self._after(done)
                 if self.signal is not None:
-                    self._save(done)
-                    self.saver.wait()
-                    raise Interrupted(self.signal, done)
-        self.saver.wait()
+                    self._leave(done)
+            self.saver.wait()
         return self.state
+
+    def _items(self, at: int, count: int) -> Any:
+        try:
+            return jax.device_put(self.pipeline.next(at, count), self.item_sharding)
+        except Exception:
+            if self.signal is None:
+                raise
+            self._leave(at)  # Ctrl-C reaches reader processes too, and stops them first
+
+    def _leave(self, done: int) -> NoReturn:
+        assert self.signal is not None
+        self._save(done)
+        self.saver.wait()
+        raise Interrupted(self.signal, done)
 
     def _after(self, done: int) -> None:
         config, last = self.config, done == self.config.total_steps
-        if last or done % config.log.every_steps == 0:
-            self._log(done)
         if last or done % config.checkpoint.every_steps == 0:
             self._save(done)
+        if last or done % config.log.every_steps == 0:
+            self._log(done)
+        began = time.perf_counter()
         if last or _due(done, config.sampling.every_steps):
             self.observer.draw_grids(self.state, done)
         if _due(done, config.evaluation.every_steps) or (last and config.evaluation.every_steps):
@@ -190,7 +209,8 @@ class _Run:
                 shown = {k: f"{v:.4g}" for k, v in values.items() if isinstance(v, float)}
                 self.progress.say(f"step {done:,} {values['sampling_steps']}-step: {_pairs(shown)}")
         if last:
-            self.observer.measure_target()
+            self.observer.finish(self.state, done)
+        self.progress.last_time += time.perf_counter() - began  # images/s are those of training
 
     def _read(self, at: int, metrics: dict[str, jax.Array]) -> None:
         """Fetches the metrics of the steps from ``at``, and stops the run at the first that is not finite."""

@@ -14,7 +14,7 @@ from sct_jax.training.state import TrainState
 
 SAMPLE_SEED = 0
 TARGET_TIMES = np.geomspace(0.05, 20.0, 12)
-MOST_TARGET_IMAGES = 4096  # of a larger data set, the first so many stand for it
+MOST_TARGET_IMAGES = 4096  # of a larger data set, so many stand for it
 
 
 class Observer:
@@ -40,19 +40,37 @@ class Observer:
 
         for steps in self._config.sampling.steps:
             images = self.images(state, self._config.sampling.num_images, steps)
-            save_grid(images, self._workdir / "samples" / f"step_{step:08d}_{steps}step.png")
+            save_grid(images, self._grid_path(step, steps))
 
     def measure(self, state: TrainState) -> Iterator[dict[str, Any]]:
         """Metrics for each of ``sampling.steps``, with the offline features."""
-        if self._evaluator is None:
-            from sct_jax.evaluation.run import cache_folder, make_evaluator
-
-            self._evaluator = make_evaluator(self._config, self._source, self._config.data.path, cache_folder())
         num = self._config.evaluation.num_images
         labels = None if self._labels is None else np.resize(np.asarray(self._labels), num)
         for steps in self._config.sampling.steps:
             samples = self.images(state, num, steps)
-            yield {"sampling_steps": int(steps), "num": num} | self._evaluator.metrics(samples, labels)
+            yield {"sampling_steps": int(steps), "num": num} | self._evaluate().metrics(samples, labels)
+
+    def check(self) -> None:
+        """Finds out before the first step what would fail at the first measurement."""
+        if self._config.evaluation.every_steps:
+            self._evaluate().check(self._config.evaluation.num_images)
+
+    def finish(self, state: TrainState, step: int) -> None:
+        """What belongs to a finished run and is not there yet: its last grids, and the variance of its target."""
+        if not all(self._grid_path(step, steps).exists() for steps in self._config.sampling.steps):
+            self.draw_grids(state, step)
+        if not (self._workdir / "target_variance.json").exists():
+            self.measure_target()
+
+    def _grid_path(self, step: int, steps: int) -> Path:
+        return self._workdir / "samples" / f"step_{step:08d}_{steps}step.png"
+
+    def _evaluate(self) -> Any:
+        if self._evaluator is None:
+            from sct_jax.evaluation.run import cache_folder, make_evaluator
+
+            self._evaluator = make_evaluator(self._config, self._source, self._config.data.path, cache_folder())
+        return self._evaluator
 
     def measure_target(self) -> None:
         """Writes ``target_variance.json``: the variance of CT's and SCT's targets given ``x_t``, on this run's data."""
@@ -62,7 +80,8 @@ class Observer:
         if not queries or self._config.objective.method == "edm":
             return
         count = min(len(self._source), MOST_TARGET_IMAGES)
-        images, labels = zip(*(self._source[index] for index in range(count)), strict=True)
+        chosen = np.random.default_rng(0).permutation(len(self._source))[:count]
+        images, labels = zip(*(self._source[int(index)] for index in chosen), strict=True)
         masked = self._config.model.conditional and self._config.reference.same_class
         result = target_covariance(
             np.stack(images) / 127.5 - 1.0,

@@ -16,8 +16,14 @@ Array = jax.Array
 Metrics = dict[str, Array]
 TrainStep = Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]
 
-# Purposes of a step's random numbers.
-FLIP, DRAW, DROPOUT, INIT = range(4)
+# What a seed's random numbers are for (sampling has a room of its own), and, within a training step, which of them.
+INIT, TRAIN = 0, 1
+FLIP, DRAW, DROPOUT = range(3)
+
+
+def room_key(seed: int, room: int) -> Array:
+    """The key of all random numbers of one kind that follow from ``seed``."""
+    return jax.random.fold_in(jax.random.key(seed), room)
 
 
 def initial_state(config: Any, params: Any) -> TrainState:
@@ -47,7 +53,7 @@ def make_train_step(config: Any, objective: Objective, device_mesh: Mesh) -> Tra
     split = mesh.split_batch(device_mesh)
 
     def train_step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        key = jax.random.fold_in(room_key(config.seed, TRAIN), state.step)
         purpose = lambda number: jax.random.fold_in(key, number)  # noqa: E731
         images = jax.lax.with_sharding_constraint(to_unit_range(batch["image"]), split)
         if config.data.flip:

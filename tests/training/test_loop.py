@@ -70,6 +70,7 @@ def test_killed_at_any_moment_it_ends_at_the_same_weights(tmp_path):
         time.sleep(0.005)
     process.kill()
     process.wait()
+    assert max(int(p.name) for p in checkpoints.iterdir() if p.name.isdigit()) < 400
     config = make_config(total_steps=400, checkpoint__every_steps=20, log__every_steps=20)
     resumed = loop.train(config, tmp_path / "killed")
     assert same(resumed, loop.train(config, tmp_path / "whole"))
@@ -121,6 +122,53 @@ def test_starting_from_another_run_takes_its_average(tmp_path):
     assert not same(state.params, teacher.params)
 
 
+def test_starting_from_another_run_works_on_eight_devices(tmp_path):
+    loop.train(make_config(total_steps=2), tmp_path / "teacher")
+    config = make_config(total_steps=2, init__checkpoint=str(tmp_path / "teacher"), mesh__data=8)
+    assert int(loop.train(config, tmp_path / "student").step) == 2
+
+
+def test_a_run_stopped_between_periods_still_logs_saves_and_ends_where_it_should(tmp_path):
+    periods = {"log__every_steps": 10, "checkpoint__every_steps": 10, "log__steps_per_dispatch": 10}
+    loop.train(make_config(total_steps=3, **periods), tmp_path)
+    state = loop.train(make_config(total_steps=25, **periods), tmp_path)
+    assert int(state.step) == 25
+    assert {"20", "25"} == {p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()}
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [3, 10, 20, 25]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("seed", 1), ("batch_size", 32), ("objective__q", 4.0), ("data__flip", True)]
+)
+def test_a_run_is_not_resumed_as_another(tmp_path, key, value):
+    loop.train(make_config(total_steps=2), tmp_path)
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(UserError, match=rf"config\.{key.replace('__', '.')} = .*another --workdir"):
+        loop.train(make_config(total_steps=4, **{key: value}), tmp_path)
+    loop.train(make_config(total_steps=2, optimizer__lr=0.5), tmp_path)  # already trained: nothing is rewritten
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_a_finished_run_gets_what_a_kill_kept_from_it(tmp_path):
+    loop.train(make_config(total_steps=2), tmp_path)
+    grid, variance = tmp_path / "samples" / "step_00000002_1step.png", tmp_path / "target_variance.json"
+    for path in (grid, variance):
+        path.unlink()
+    loop.train(make_config(total_steps=2), tmp_path)
+    assert grid.exists()
+    assert variance.exists()
+
+
+def test_a_full_disk_at_the_metrics_keeps_the_checkpoint(tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="No space left"):
+        loop.train(make_config(checkpoint__every_steps=2), tmp_path)
+    assert (tmp_path / "checkpoints" / "2").is_dir()
+
+
 def test_the_workdir_holds_what_a_run_leaves(tmp_path):
     loop.train(make_config(log__tensorboard=True, sampling__every_steps=4), tmp_path)
     names = {p.name for p in tmp_path.iterdir()}
@@ -138,5 +186,5 @@ def test_dispatches_divide_every_period():
     stride = loop.steps_per_dispatch(config, network)
     assert stride == 50
     assert all(period % stride == 0 for period in (1000, 100, 250, 500))
-    odd = make_config(total_steps=7, log__every_steps=100, checkpoint__every_steps=250)
-    assert loop.steps_per_dispatch(odd, network) == 1
+    prime = make_config(total_steps=1009, log__every_steps=100, checkpoint__every_steps=250)
+    assert loop.steps_per_dispatch(prime, network) == 50  # the last call is shorter
