@@ -4,6 +4,7 @@
 ``meta`` (JSON). A model is loaded from the first two; a run resumes from all of them.
 """
 
+import contextlib
 import os
 import shutil
 from dataclasses import asdict
@@ -111,17 +112,24 @@ class Checkpointer:
                 )
 
     def close(self) -> None:
-        """Waits for the last save and releases the folder."""
-        self.wait()
-        self._manager.close()
+        """Waits for the last save and releases the folder; what a failed one left goes, however late it was written."""
+        try:
+            self.wait()
+        finally:
+            with contextlib.suppress(Exception):  # what failed was said by wait
+                self._manager.close()
+            self._clean()
+
+    def _clean(self) -> None:
+        for leftover in self._folder.glob("*orbax-checkpoint-tmp*"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
     def _guard(self, action: Any) -> None:
         try:
             action()
         except Exception as error:
             good = [int(p.name) for p in self._folder.iterdir() if p.name.isdigit()] if self._folder.is_dir() else []
-            for leftover in self._folder.glob("*orbax-checkpoint-tmp*"):
-                shutil.rmtree(leftover, ignore_errors=True)
+            self._clean()
             newest = f"the newest good one is step {max(good)}" if good else "there is none yet"
             raise UserError(
                 f"saving a checkpoint into {self._folder} failed ({_first_line(error)}); {newest}"
