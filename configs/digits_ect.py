@@ -9,7 +9,7 @@ from sct_jax.objectives.table import ROWS
 
 def get_config() -> Config:
     config = default_config()
-    config.total_steps = 8000
+    config.total_steps = 6000
     config.batch_size = 128
     config.init.checkpoint = "runs/digits_edm"
 
@@ -22,7 +22,7 @@ def get_config() -> Config:
     config.model.num_blocks = 4
 
     config.objective.update(ROWS["ect"])
-    config.objective.stage_steps = 800
+    config.objective.stage_steps = 750
 
     config.optimizer.name = "adam"
     config.optimizer.lr = 5e-4
