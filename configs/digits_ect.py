@@ -9,7 +9,7 @@ from sct_jax.objectives.table import ROWS
 
 def get_config() -> Config:
     config = default_config()
-    config.total_steps = 6000
+    config.total_steps = 5000
     config.batch_size = 128
     config.init.checkpoint = "runs/digits_edm"
 
@@ -22,7 +22,7 @@ def get_config() -> Config:
     config.model.num_blocks = 4
 
     config.objective.update(ROWS["ect"])
-    config.objective.stage_steps = 750
+    config.objective.stage_steps = 600
 
     config.optimizer.name = "adam"
     config.optimizer.lr = 5e-4
@@ -32,8 +32,8 @@ def get_config() -> Config:
     config.optimizer.decay = "cosine"
     config.ema.profiles = ("constant:0.998",)
 
-    config.checkpoint.every_steps = 2000
+    config.checkpoint.every_steps = 2500
     config.log.every_steps = 100
-    config.sampling.every_steps = 2000
-    config.evaluation.every_steps = 2000
+    config.sampling.every_steps = 2500
+    config.evaluation.every_steps = 2500
     return config

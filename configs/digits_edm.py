@@ -9,7 +9,7 @@ from sct_jax.objectives.table import ROWS
 
 def get_config() -> Config:
     config = default_config()
-    config.total_steps = 5000
+    config.total_steps = 4000
     config.batch_size = 128
 
     config.data.source = "digits"
@@ -30,9 +30,9 @@ def get_config() -> Config:
     config.optimizer.decay = "cosine"
     config.ema.profiles = ("constant:0.998",)
 
-    config.checkpoint.every_steps = 2500
+    config.checkpoint.every_steps = 2000
     config.log.every_steps = 100
     config.sampling.steps = (18,)
-    config.sampling.every_steps = 2500
-    config.evaluation.every_steps = 2500
+    config.sampling.every_steps = 2000
+    config.evaluation.every_steps = 2000
     return config
