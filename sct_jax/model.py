@@ -43,7 +43,7 @@ class Model:
     @property
     def kind(self) -> str:
         """``"diffusion"`` for a pre-trained denoiser, ``"consistency"`` for a tuned one."""
-        return "diffusion" if self.config.objective.method == "edm" else "consistency"
+        return generate.sampler_kind(self.config)
 
     def denoise(self, x: Array, t: Array, labels: Array | None = None) -> Array:
         """The prediction of the clean images.

@@ -99,6 +99,11 @@ class Generator:
         return sampler(lambda x, t: self._denoise(params, x, t, labels), x, times, keys)
 
 
+def sampler_kind(config: Any) -> str:
+    """``"diffusion"`` for a pre-trained denoiser, ``"consistency"`` for a tuned one: which sampler suits its model."""
+    return "diffusion" if config.objective.method == "edm" else "consistency"
+
+
 def _checked_times(times: Sequence[float]) -> tuple[float, ...]:
     levels = tuple(float(t) for t in times)
     falling = all(later < earlier for earlier, later in itertools.pairwise(levels))

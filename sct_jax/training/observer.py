@@ -9,7 +9,7 @@ import numpy as np
 
 from sct_jax import files
 from sct_jax.models import Network
-from sct_jax.sampling.generate import Generator, default_labels, to_uint8
+from sct_jax.sampling.generate import Generator, default_labels, sampler_kind, to_uint8
 from sct_jax.training.state import TrainState
 
 SAMPLE_SEED = 0
@@ -23,9 +23,8 @@ class Observer:
     def __init__(self, config: Any, workdir: Path, network: Network, source: Any, device_mesh: Any):
         self._config, self._workdir, self._source = config, workdir, source
         spec = source.spec
-        kind = "diffusion" if config.objective.method == "edm" else "consistency"
         shape = (spec.image_size, spec.image_size, spec.channels)
-        self._generate = Generator(network.denoise, shape, config.sampling, kind, device_mesh)
+        self._generate = Generator(network.denoise, shape, config.sampling, sampler_kind(config), device_mesh)
         self._labels = default_labels(spec.num_classes, config.model.conditional)
         self._evaluator: Any = None
 
