@@ -7,6 +7,7 @@
 import contextlib
 import os
 import shutil
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class Checkpointer:
 
     def __init__(self, workdir: Path, config: config_lib.Config, spec: DataSpec):
         self._folder = (workdir / FOLDER).absolute()
+        self._failed = False
         self._meta = {"config": config_lib.to_dict(config), "spec": asdict(spec)}
         keep = config.checkpoint.keep_every_steps
         options = ocp.CheckpointManagerOptions(
@@ -118,16 +120,25 @@ class Checkpointer:
         finally:
             with contextlib.suppress(Exception):  # what failed was said by wait
                 self._manager.close()
-            self._clean()
+            if self._failed:
+                self._clean()
 
     def _clean(self) -> None:
-        for leftover in self._folder.glob("*orbax-checkpoint-tmp*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        """Removes what a failed save left. Threads of the storage library may go on writing it: until they are still."""
+        patience = time.monotonic() + 10
+        quiet = 0
+        while quiet < 25 and time.monotonic() < patience:
+            leftovers = list(self._folder.glob("*orbax-checkpoint-tmp*"))
+            for leftover in leftovers:
+                shutil.rmtree(leftover, ignore_errors=True)
+            quiet = 0 if leftovers else quiet + 1
+            time.sleep(0.02)
 
     def _guard(self, action: Any) -> None:
         try:
             action()
         except Exception as error:
+            self._failed = True
             good = [int(p.name) for p in self._folder.iterdir() if p.name.isdigit()] if self._folder.is_dir() else []
             self._clean()
             newest = f"the newest good one is step {max(good)}" if good else "there is none yet"
