@@ -124,7 +124,7 @@ class Checkpointer:
                 self._clean()
 
     def _clean(self) -> None:
-        """Removes what a failed save left. Threads of the storage library may go on writing it: until they are still."""
+        """Removes what a failed save left, until the storage threads, which may go on writing it, are still."""
         patience = time.monotonic() + 10
         quiet = 0
         while quiet < 25 and time.monotonic() < patience:
