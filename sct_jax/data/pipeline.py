@@ -34,7 +34,7 @@ class Pipeline(Protocol):
         ...
 
     def fetch(self, arrays: Batch, item: Batch) -> Batch:
-        """Turns one step's item into ``image``, uint8 ``[B, H, W, C]``, and ``label``, int32 ``[B]``."""
+        """Turns one step's item into ``image``, ``[B, H, W, C]`` of ``spec.dtype``, and ``label``, int32 ``[B]``."""
         ...
 
     def close(self) -> None:
@@ -139,7 +139,7 @@ def make_pipeline(
       seed: together with the step, decides every batch (see ``batch_indices``).
       batch_size: the global batch size.
       mode: ``resident``, ``streamed``, or ``auto``: resident if the images take at most ``resident_max_mib``.
-      resident_max_mib: MiB of uint8 images that ``auto`` will keep on the device.
+      resident_max_mib: MiB of images, as they are stored, that ``auto`` will keep on the device.
       workers: streamed only: processes that read; 0 reads in threads of this one. With workers the program
         needs the usual ``if __name__ == "__main__"`` guard.
       prefetch: streamed only: batches read ahead (in each process), each by its own thread; 0 for none.
@@ -150,7 +150,7 @@ def make_pipeline(
     if batch_size < 1 or workers < 0 or prefetch < 0 or start_step < 0:
         raise ValueError(f"out of range: {batch_size=}, {workers=}, {prefetch=}, {start_step=}")
     spec = source.spec
-    mebibytes = spec.num_examples * spec.image_size**2 * spec.channels / 2**20
+    mebibytes = spec.num_examples * spec.image_size**2 * spec.channels * np.dtype(spec.dtype).itemsize / 2**20
     if mode == "resident" or (mode == "auto" and mebibytes <= resident_max_mib):
         return ResidentPipeline(source, seed, batch_size)
     return StreamedPipeline(source, seed, batch_size, workers, prefetch, start_step)

@@ -1,4 +1,4 @@
-"""What a data source is: a description and random access to uint8 images with integer labels."""
+"""What a data source is: a description and random access to images with integer labels."""
 
 import dataclasses
 from typing import Protocol
@@ -14,10 +14,12 @@ class DataSpec:
 
     Attributes:
       image_size: height and width of every image, in pixels.
-      channels: 1 (grey) or 3 (RGB).
+      channels: 1 (grey) or 3 (RGB); data of floats may have others.
       num_classes: labels lie in ``[0, num_classes)``; 0 means that there are no labels.
       num_examples: how many images there are.
       class_names: one name a class, or empty when the data has none.
+      dtype: ``"uint8"``: pixels from 0 to 255, which stand for [-1, 1]; ``"float32"``: values taken as they are, which
+        may leave [-1, 1] and are neither clipped nor rounded.
     """
 
     image_size: int
@@ -25,6 +27,7 @@ class DataSpec:
     num_classes: int
     num_examples: int
     class_names: tuple[str, ...] = ()
+    dtype: str = "uint8"
 
 
 class Source(Protocol):
@@ -35,11 +38,11 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        """Returns one image, uint8 ``[H, W, C]``, and its label (0 when there are no labels)."""
+        """Returns one image, ``[H, W, C]`` of ``spec.dtype``, and its label (0 when there are no labels)."""
         ...
 
     def read_all(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns all images, uint8 ``[N, H, W, C]``, and all labels, int32 ``[N]``."""
+        """Returns all images, ``[N, H, W, C]`` of ``spec.dtype``, and all labels, int32 ``[N]``."""
         ...
 
 
@@ -47,11 +50,11 @@ class ArraySource:
     """A source whose images are already in memory."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, num_classes: int, class_names: tuple[str, ...] = ()):
-        """Takes uint8 images ``[N, S, S, C]`` and labels ``[N]`` in ``[0, num_classes)``."""
+        """Takes images ``[N, S, S, C]``, uint8 or float32, and labels ``[N]`` in ``[0, num_classes)``."""
         self._images = np.ascontiguousarray(images)
         self._labels = np.asarray(labels, np.int32)
         num_examples, image_size, _, channels = images.shape
-        self.spec = DataSpec(image_size, channels, num_classes, num_examples, class_names)
+        self.spec = DataSpec(image_size, channels, num_classes, num_examples, class_names, str(images.dtype))
 
     def __len__(self) -> int:
         return self.spec.num_examples
