@@ -38,7 +38,9 @@ class Model:
         shape = (spec.image_size, spec.image_size, spec.channels)
         device_mesh = make_mesh()
         self.params = jax.device_put(params, replicated(device_mesh))
-        self._generator = generate.Generator(self._network.denoise, shape, config.sampling, self.kind, device_mesh)
+        self._generator = generate.Generator(
+            self._network.denoise, shape, config, device_mesh, clip=spec.dtype == "uint8"
+        )
 
     @property
     def kind(self) -> str:
@@ -77,7 +79,9 @@ class Model:
         times: Sequence[float] | None = None,
         batch_size: int = 256,
     ) -> np.ndarray:
-        """``num`` images ``[num, H, W, C]``, float32 in [-1, 1]; image *i* of a seed is always the same.
+        """``num`` images ``[num, H, W, C]``, float32; image *i* of a seed is always the same.
+
+        They are kept in [-1, 1], but for data of floats (``spec.dtype``), which may leave it.
 
         Args:
           steps: network evaluations (of a diffusion model: Heun steps).

@@ -8,9 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from sct_jax.diffusion import times as diffusion_times
 from sct_jax.diffusion.process import karras_grid
 from sct_jax.errors import UserError
 from sct_jax.sampling import samplers
+from sct_jax.sampling.guidance import Guide, guided_denoise
 
 Array = jax.Array
 
@@ -21,29 +23,63 @@ class Generator:
     Args:
       denoise: the pure denoiser ``denoise(params, x, t, labels)``.
       image_shape: ``(H, W, C)``.
-      sampling: ``config.sampling``.
-      kind: ``"consistency"`` or ``"diffusion"`` (Heun).
+      config: the config that the network is trained with.
       device_mesh: the batch is split over its axis ``data`` when given.
+      clip: images are cut to [-1, 1], the range of uint8 data; False for float data of any range.
     """
 
-    def __init__(self, denoise: Any, image_shape: tuple[int, ...], sampling: Any, kind: str, device_mesh: Any = None):
-        self._denoise, self._shape, self._sampling, self._kind = denoise, image_shape, sampling, kind
+    def __init__(
+        self,
+        denoise: Any,
+        image_shape: tuple[int, ...],
+        config: Any,
+        device_mesh: Any = None,
+        *,
+        clip: bool = True,
+    ):
+        self._denoise, self._shape, self._sampling, self._clip = denoise, image_shape, config.sampling, clip
+        self._kind, self._edges = sampler_kind(config), phase_edges(config)
         self._sharding = self._whole = None
         if device_mesh is not None:
             self._sharding = jax.sharding.NamedSharding(device_mesh, jax.sharding.PartitionSpec("data"))
             self._whole = jax.sharding.NamedSharding(device_mesh, jax.sharding.PartitionSpec())
-        self._compiled = jax.jit(self._sample, static_argnames=("times",))
+        self._compiled = jax.jit(self._sample, static_argnames=("times", "noise", "guide_by"))
 
-    def times(self, steps: int) -> tuple[float, ...]:
-        """The descending noise levels that ``steps`` stand for."""
+    def times(self, steps: int, eta: float | None = None) -> tuple[float, ...]:
+        """The descending noise levels of the evaluations that ``steps`` stand for; ``eta`` overrides the config's."""
         config = self._sampling
         if steps < 1:
             raise UserError(f"--steps {steps}: at least one step is needed")
+        if self._kind == "phased":
+            phases = len(self._edges) - 1
+            if steps != phases:
+                raise UserError(f"--steps {steps}: this model has {phases} phases: use --steps {phases}")
+            eta = config.eta if eta is None else eta
+            levels = samplers.skip_edges(self._edges[:0:-1], eta)
+            self._check_phases(levels, f"eta = {eta:g}")
+            return levels
         if self._kind == "consistency":
             return samplers.consistency_times(steps, config.mid_times, config.t_max)
         if steps == 1:  # a diffusion model used in one step: its mean, a blur; measured for comparison
             return (config.t_max,)
         return tuple(float(t) for t in karras_grid(steps, config.t_min, config.t_max, config.rho)[::-1])
+
+    def check_options(
+        self, noise: str | None = None, eta: float | None = None, times: Sequence[float] | None = None
+    ) -> None:
+        """Raises a UserError for sampling options that are impossible or do nothing with this kind of model."""
+        if noise is not None:
+            if noise not in NOISES:
+                raise UserError(f"--noise {noise}: must be {' or '.join(NOISES)}")
+            if self._kind != "consistency":
+                raise UserError(f"--noise {noise}: a {self._kind} model is sampled without fresh noise; leave it out")
+        if eta is not None:
+            if not 0 < eta <= 1:
+                raise UserError(f"--eta {eta:g}: must be above 0 and at most 1")
+            if self._kind != "phased":
+                raise UserError(f"--eta {eta:g}: only phased models have edges to skip; leave it out")
+            if times is not None:
+                raise UserError("--eta and --times: the times say already where the steps go; give one of the two")
 
     def __call__(
         self,
@@ -55,10 +91,15 @@ class Generator:
         labels: Sequence[int] | None = None,
         batch_size: int = 256,
         times: Sequence[float] | None = None,
+        noise: str | None = None,
+        eta: float | None = None,
+        guide: Guide | None = None,
+        omega: float = 1.0,
     ) -> np.ndarray:
-        """Images ``[num, H, W, C]`` float32 in [-1, 1]; ``labels`` are used in turn until ``num`` is reached.
+        """Images ``[num, H, W, C]`` float32, in [-1, 1] where clipped; ``labels`` are used in turn for ``num`` of them.
 
-        ``times`` overrides the noise levels that ``steps`` stand for.
+        ``times`` overrides the noise levels that ``steps`` stand for; ``noise`` and ``eta`` override the config's.
+        With a ``guide`` every prediction is pushed away from the guide's with weight ``omega``; 0 leaves it out.
         """
         if num < 1:
             raise UserError(f"--num {num}: at least one image is needed")
@@ -66,14 +107,20 @@ class Generator:
             raise UserError(f"--batch-size {batch_size}: at least one image at a time is needed")
         if not 0 <= seed < 2**31:
             raise UserError(f"--seed {seed}: must be from 0 to {2**31 - 1}")
-        levels = self.times(steps) if times is None else _checked_times(times)
+        self.check_options(noise, eta, times)
+        levels = self.times(steps, eta) if times is None else self._checked_times(times)
+        guide_by = None
+        if guide is not None and omega:
+            params, guide_by = guide.join(params), (guide.params is None, guide.denoise)
         if self._whole is not None:
             params = jax.device_put(params, self._whole)
+        options = {"times": levels, "noise": noise or self._sampling.noise, "guide_by": guide_by}
         parts = [
-            np.asarray(self._compiled(params, index, label, seed, times=levels))[:valid]
+            np.asarray(self._compiled(params, index, label, seed, omega, **options))[:valid]
             for index, label, valid in self._batches(num, labels, min(batch_size, num))
         ]
-        return np.clip(np.concatenate(parts), -1.0, 1.0)
+        images = np.concatenate(parts)
+        return np.clip(images, -1.0, 1.0) if self._clip else images
 
     def _batches(
         self, num: int, labels: Sequence[int] | None, batch_size: int
@@ -91,25 +138,64 @@ class Generator:
             yield index, label, min(batch_size, num - start)
 
     def _sample(
-        self, params: Any, index: Array, labels: Array | None, seed: Array, *, times: tuple[float, ...]
+        self,
+        params: Any,
+        index: Array,
+        labels: Array | None,
+        seed: Array,
+        omega: Array,
+        *,
+        times: tuple[float, ...],
+        noise: str,
+        guide_by: tuple[bool, Any] | None,
     ) -> Array:
-        sampler = samplers.consistency if self._kind == "consistency" else samplers.heun
+        denoise = self._denoise
+        if guide_by is not None:
+            unconditional, bad_denoise = guide_by
+            denoise = guided_denoise(denoise, omega, unconditional=unconditional, bad_denoise=bad_denoise)
+        multistep = samplers.consistency if noise == "fresh" else samplers.deterministic
+        # The times of a phased model have stepped past its edges already.
+        sampler = {"diffusion": samplers.heun, "phased": samplers.phased, "consistency": multistep}[self._kind]
         keys = samplers.image_keys(seed, index)
         x = times[0] * samplers.image_noise(keys, 0, self._shape)
-        return sampler(lambda x, t: self._denoise(params, x, t, labels), x, times, keys)
+        return sampler(lambda x, t: denoise(params, x, t, labels), x, times, keys)
+
+    def _checked_times(self, times: Sequence[float]) -> tuple[float, ...]:
+        levels, given = tuple(float(t) for t in times), f"--times {','.join(map(str, times))}"
+        falling = all(later < earlier for earlier, later in itertools.pairwise(levels))
+        if not levels or not falling or not all(0 < t < math.inf for t in levels):
+            raise UserError(f"{given}: needs descending positive noise levels, such as 80,0.8")
+        if self._kind == "phased":
+            self._check_phases(levels, given)
+        return levels
+
+    def _check_phases(self, levels: tuple[float, ...], origin: str) -> None:
+        """An evaluation takes a phased model no further than the phase below its own: one in each is the least."""
+        phase = np.minimum(np.searchsorted(self._edges, np.float32(levels)), len(self._edges) - 1)
+        if phase[-1] > 1 or (np.diff(phase) < -1).any():
+            edges = ", ".join(f"{edge:.3g}" for edge in self._edges[::-1])
+            raise UserError(f"{origin} leaves out a whole phase of this model; the edges of its phases are {edges}")
+
+
+NOISES = ("fresh", "none")
 
 
 def sampler_kind(config: Any) -> str:
-    """``"diffusion"`` for a pre-trained denoiser, ``"consistency"`` for a tuned one: which sampler suits its model."""
-    return "diffusion" if config.objective.method == "edm" else "consistency"
+    """Which sampler suits a model: ``"diffusion"`` (pre-trained denoisers), ``"consistency"`` or ``"phased"``."""
+    if config.objective.method in ("edm", "stf"):
+        return "diffusion"
+    return "phased" if config.objective.phases > 1 else "consistency"
 
 
-def _checked_times(times: Sequence[float]) -> tuple[float, ...]:
-    levels = tuple(float(t) for t in times)
-    falling = all(later < earlier for earlier, later in itertools.pairwise(levels))
-    if not levels or not falling or not all(0 < t < math.inf for t in levels):
-        raise UserError(f"--times {','.join(map(str, times))}: needs descending positive noise levels, such as 80,0.8")
-    return levels
+def phase_edges(config: Any) -> np.ndarray:
+    """Edges of a model's phases, ascending, the first 0: two where it has one phase."""
+    phases = config.objective.phases if sampler_kind(config) == "phased" else 1
+    return diffusion_times.phase_edges(phases, config.objective.t_min, config.objective.t_max, config.objective.rho)
+
+
+def default_steps(config: Any) -> tuple[int, ...]:
+    """Numbers of steps to show a model with: ``config.sampling.steps``, or as many as it has phases."""
+    return (config.objective.phases,) if sampler_kind(config) == "phased" else tuple(config.sampling.steps)
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@
 at noise level ``times[0]``; ``times`` descend; ``keys`` ``[B]`` is one random key for each image.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -43,6 +44,36 @@ def consistency(denoise: BoundDenoise, x: Array, times: Sequence[float], keys: A
         noise = image_noise(keys, index, images.shape[1:])
         images = denoise(images + t * noise, jnp.full(images.shape[:1], t, jnp.float32))
     return images
+
+
+def deterministic(denoise: BoundDenoise, x: Array, times: Sequence[float], keys: Array) -> Array:
+    """Multistep sampling without fresh noise: on to the next level by the noise that the last prediction implies.
+
+    ``x_s = (s/t) x + (1 − s/t) x̂_0``, then the model is evaluated at ``(x_s, s)``; the last prediction is the result.
+    With an exact consistency function ``x_s`` lies on the chord from ``(x, t)`` to the trajectory's end, not on the
+    trajectory, and the result is a little off unless the trajectory is straight; with an exact phased model whose
+    edges are ``times`` the chord ends on the trajectory, and the result is exact.
+    """
+    images = denoise(x, jnp.full(x.shape[:1], times[0], jnp.float32))
+    for t, s in itertools.pairwise(times):
+        x = process.euler_step(x, images, jnp.float32(t), jnp.float32(s))
+        images = denoise(x, jnp.full(x.shape[:1], s, jnp.float32))
+    return images
+
+
+def phased(denoise: BoundDenoise, x: Array, times: Sequence[float], keys: Array, eta: float = 1.0) -> Array:
+    """Sampling a phased model (SCT, arXiv 2410.18958, sec. 4.3): a step for each phase, the last to 0.
+
+    ``times`` are the edges ``T = s_M > … > s_1 > 0``. From ``(x, t)`` a step goes to ``(η s, η s)``, ``s`` the edge
+    below, by ``f(x, t→ηs) = (ηs/t) x + (1 − ηs/t) g(x, t)``: past the edge, where the target jumps and a Lipschitz
+    network is worst (edge skipping). ``eta = 1`` goes to the edge itself; one edge is one-step generation.
+    """
+    return deterministic(denoise, x, skip_edges(times, eta), keys)
+
+
+def skip_edges(edges: Sequence[float], eta: float) -> tuple[float, ...]:
+    """The noise levels where a phased model is evaluated: the first edge, then ``eta`` times each further one."""
+    return (float(edges[0]), *(eta * float(edge) for edge in edges[1:]))
 
 
 def image_keys(seed: int, indices: Array) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 
 from sct_jax import files
 from sct_jax.models import Network
-from sct_jax.sampling.generate import Generator, default_labels, sampler_kind, to_uint8
+from sct_jax.sampling.generate import Generator, default_labels, default_steps, to_uint8
 from sct_jax.training.state import TrainState
 
 SAMPLE_SEED = 0
@@ -24,8 +24,9 @@ class Observer:
         self._config, self._workdir, self._source = config, workdir, source
         spec = source.spec
         shape = (spec.image_size, spec.image_size, spec.channels)
-        self._generate = Generator(network.denoise, shape, config.sampling, sampler_kind(config), device_mesh)
+        self._generate = Generator(network.denoise, shape, config, device_mesh)
         self._labels = default_labels(spec.num_classes, config.model.conditional)
+        self._steps = default_steps(config)
         self._evaluator: Any = None
 
     def images(self, state: TrainState, num: int, steps: int) -> np.ndarray:
@@ -34,18 +35,18 @@ class Observer:
         return to_uint8(self._generate(params, num, steps=steps, seed=SAMPLE_SEED, labels=self._labels))
 
     def draw_grids(self, state: TrainState, step: int) -> None:
-        """Writes a grid for each of ``sampling.steps`` into the workdir."""
+        """Writes a grid for each number of steps into the workdir."""
         from sct_jax.report.grids import save_grid
 
-        for steps in self._config.sampling.steps:
+        for steps in self._steps:
             images = self.images(state, self._config.sampling.num_images, steps)
             save_grid(images, self._grid_path(step, steps))
 
     def measure(self, state: TrainState) -> Iterator[dict[str, Any]]:
-        """Metrics for each of ``sampling.steps``, with the offline features."""
+        """Metrics for each number of steps, with the offline features."""
         num = self._config.evaluation.num_images
         labels = None if self._labels is None else np.resize(np.asarray(self._labels), num)
-        for steps in self._config.sampling.steps:
+        for steps in self._steps:
             samples = self.images(state, num, steps)
             yield {"sampling_steps": int(steps), "num": num} | self._evaluate().metrics(samples, labels)
 
@@ -56,7 +57,7 @@ class Observer:
 
     def finish(self, state: TrainState, step: int) -> None:
         """What belongs to a finished run and is not there yet: its last grids, and the variance of its target."""
-        if not all(self._grid_path(step, steps).exists() for steps in self._config.sampling.steps):
+        if not all(self._grid_path(step, steps).exists() for steps in self._steps):
             self.draw_grids(state, step)
         if not (self._workdir / "target_variance.json").exists():
             self.measure_target()
