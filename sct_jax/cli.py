@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sct_jax import files
 from sct_jax.errors import UserError
@@ -47,9 +47,8 @@ def sample(args: argparse.Namespace) -> None:
     output.check_target(args.out)
     model = model_lib.load(args.checkpoint, args.ema)
     labels = model.check_labels(args.labels)
-    images = generate.to_uint8(
-        model.sample(args.num, args.steps, args.seed, labels, times=args.times, batch_size=args.batch_size)
-    )
+    options = {"times": args.times, "batch_size": args.batch_size} | _sampling_options(args)
+    images = generate.to_uint8(model.sample(args.num, args.steps, args.seed, labels, **options))
     print(output.write_images(args.out, images, labels))
 
 
@@ -69,6 +68,7 @@ def evaluate(args: argparse.Namespace) -> None:
         profile=args.ema,
         data_path=args.data_path,
         batch_size=args.batch_size,
+        **_sampling_options(args),
     )
     print(format_table(result))
     if args.out:
@@ -120,7 +120,9 @@ def _parser() -> Parser:
     sub = verb(sample)
     _checkpoint_arguments(sub)
     sub.add_argument("--num", type=int, default=64, help="images (default %(default)s)")
-    sub.add_argument("--steps", type=int, default=1, help="network evaluations (of a diffusion model: Heun steps)")
+    sub.add_argument(
+        "--steps", type=int, help="network evaluations (of a diffusion model: Heun steps; default: 1, or the phases)"
+    )
     sub.add_argument("--times", type=_floats, help="noise levels in place of --steps, descending, such as 80,0.8")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--labels", type=_integers, help="classes, used in turn, such as 0,1,2 (default: all in turn)")
@@ -151,6 +153,14 @@ def _checkpoint_arguments(sub: Parser) -> None:
     sub.add_argument("--checkpoint", required=True, help="a run's workdir, or one of its checkpoints/STEP")
     sub.add_argument("--ema", default="", help="EMA profile (default: the first of the run; raw: raw weights)")
     sub.add_argument("--batch-size", type=int, default=256, help="images at a time (default %(default)s)")
+    sub.add_argument("--noise", choices=("fresh", "none"), help="of the steps after the first (default: the config's)")
+    sub.add_argument("--eta", type=float, help="phased models step past edge s to eta s (default: the config's)")
+    sub.add_argument("--guide", metavar="GUIDE", help="guide away from: unconditional, or a checkpoint as above")
+    sub.add_argument("--omega", type=float, help="how far: D + omega (D - D_guide) (default 1)")
+
+
+def _sampling_options(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in ("noise", "eta", "guide", "omega")}
 
 
 def _split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -170,6 +180,18 @@ def _split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[st
     return plain, overrides
 
 
+def _join_negative_values(arguments: Sequence[str]) -> list[str]:
+    """``--labels -1,0`` as ``--labels=-1,0``: argparse takes a value that begins with a minus sign for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        negative = argument[:1] == "-" and argument[1:].lstrip(".")[:1].isdigit()
+        if negative and joined and joined[-1][:2] == "--" != joined[-1] and "=" not in joined[-1]:
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
 def _start_jax() -> None:
     """Settings that must precede the import of JAX: one log line is enough for what it finds missing."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -185,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         plain, overrides = _split_overrides(arguments)
         parser = _parser()
-        args = parser.parse_args(plain)
+        args = parser.parse_args(_join_negative_values(plain))
         if args.verb is None:
             parser.print_help()
             sys.exit(0)

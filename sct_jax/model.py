@@ -1,5 +1,6 @@
 """A trained model as an object: what ``sct_jax.load`` gives."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from sct_jax import models
 from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
 from sct_jax.sampling import generate
+from sct_jax.sampling.guidance import Guide
 from sct_jax.training import checkpoint
 from sct_jax.training.mesh import make_mesh, replicated
 
 Array = jax.Array
+UNCONDITIONAL = "unconditional"
 
 
 class Model:
@@ -44,7 +47,7 @@ class Model:
 
     @property
     def kind(self) -> str:
-        """``"diffusion"`` for a pre-trained denoiser, ``"consistency"`` for a tuned one."""
+        """``"diffusion"`` for a pre-trained denoiser, ``"consistency"`` or ``"phased"`` for a tuned one."""
         return generate.sampler_kind(self.config)
 
     def denoise(self, x: Array, t: Array, labels: Array | None = None) -> Array:
@@ -73,37 +76,88 @@ class Model:
     def sample(
         self,
         num: int,
-        steps: int = 1,
+        steps: int | None = None,
         seed: int = 0,
         labels: Sequence[int] | None = None,
         times: Sequence[float] | None = None,
         batch_size: int = 256,
+        *,
+        noise: str | None = None,
+        eta: float | None = None,
+        guide: "Model | str | Path | None" = None,
+        omega: float | None = None,
     ) -> np.ndarray:
         """``num`` images ``[num, H, W, C]``, float32; image *i* of a seed is always the same.
 
         They are kept in [-1, 1], but for data of floats (``spec.dtype``), which may leave it.
 
         Args:
-          steps: network evaluations (of a diffusion model: Heun steps).
+          steps: network evaluations (of a diffusion model: Heun steps); None: one, or one for each phase.
           labels: classes used in turn; None: every class in turn where the model is conditional.
           times: noise levels in place of ``steps``, descending.
+          noise: of the steps after the first, ``"fresh"`` or ``"none"``; None: the config's.
+          eta: a phased model steps past its edges ``s`` to ``eta s``; None: the config's.
+          guide: what the predictions are pushed away from: ``"unconditional"``, another model or its checkpoint.
+          omega: how far, ``D + omega (D − D_guide)``; None: 1.
 
         Raises:
-          UserError: for labels out of range, or labels for an unconditional model.
+          UserError: for labels out of range, labels for an unconditional model, and what does not suit the model.
         """
+        bad, omega = self.check_guide(guide, omega)
         return self._generator(
             self.params,
             num,
-            steps=steps,
+            steps=generate.num_phases(self.config) if steps is None else steps,
             seed=seed,
             labels=self.check_labels(labels),
             times=times,
             batch_size=batch_size,
+            noise=noise,
+            eta=eta,
+            guide=self._guide(bad),
+            omega=omega or 0.0,
         )
 
-    def times(self, steps: int) -> tuple[float, ...]:
+    def times(self, steps: int, eta: float | None = None) -> tuple[float, ...]:
         """The descending noise levels that ``steps`` stand for."""
-        return self._generator.times(steps)
+        return self._generator.times(steps, eta)
+
+    def check_options(
+        self, noise: str | None = None, eta: float | None = None, times: Sequence[float] | None = None
+    ) -> None:
+        """Raises a UserError for options of :meth:`sample` that do not suit the model."""
+        self._generator.check_options(noise, eta, times)
+
+    def check_guide(
+        self, guide: "Model | str | Path | None", omega: float | None
+    ) -> tuple["Model | str | None", float | None]:
+        """The guide, loaded if it is a path (its first EMA profile), and its weight.
+
+        Raises:
+          UserError: for a weight without a guide, and a guide that cannot guide this model.
+        """
+        if guide is None:
+            if omega is not None:
+                raise UserError(f"--omega {omega:g} needs --guide: what the predictions are pushed away from")
+            return None, None
+        omega = 1.0 if omega is None else float(omega)
+        if not math.isfinite(omega):
+            raise UserError(f"--omega {omega}: must be finite")
+        if guide != UNCONDITIONAL:
+            bad = guide if isinstance(guide, Model) else load(guide)
+            _check_versions(self, bad)
+            return bad, omega
+        if not (self.config.model.conditional and self.config.model.label_dropout):
+            raise UserError(
+                f"--guide {UNCONDITIONAL} needs a conditional model trained with config.model.label_dropout > 0; "
+                "this one is not: guide it by another checkpoint"
+            )
+        return UNCONDITIONAL, omega
+
+    def _guide(self, bad: "Model | str | None") -> Guide | None:
+        if not isinstance(bad, Model):
+            return None if bad is None else Guide()
+        return Guide(bad.params, None if _same_network(self, bad) else bad._network.denoise)
 
     def check_labels(self, labels: Sequence[int] | None) -> Sequence[int] | None:
         """The labels to use; raises a UserError for impossible ones."""
@@ -116,6 +170,33 @@ class Model:
         if bad or len(labels) == 0:
             raise UserError(f"labels {list(bad)} are out of range: classes go from 0 to {self.spec.num_classes - 1}")
         return labels
+
+
+def _check_versions(good: Model, bad: Model) -> None:
+    """Raises a UserError unless ``bad`` predicts what ``good`` does: the same images, classes and phases."""
+    shapes = [(m.spec.image_size, m.spec.image_size, m.spec.channels) for m in (good, bad)]
+    phases = [generate.phase_edges(m.config).tolist()[:-1] for m in (good, bad)]
+    if shapes[0] != shapes[1]:
+        what = f"its images are {_times(shapes[1])}, not {_times(shapes[0])}"
+    elif good.spec.num_classes != bad.spec.num_classes:
+        what = f"it has {bad.spec.num_classes} classes, not {good.spec.num_classes}"
+    elif bad.config.model.conditional and not good.config.model.conditional:
+        what = "it is conditional and this model is not"
+    elif phases[0] != phases[1]:
+        what = "the edges of its phases are not those of this model"
+    else:
+        return
+    raise UserError(f"--guide {bad.path} cannot guide this model: {what}")
+
+
+def _same_network(one: Model, other: Model) -> bool:
+    """Whether one denoiser serves the weights of both; what matters in training only may differ."""
+    fields = [{**m.config.model.to_dict(), "dropout": 0, "label_dropout": 0} for m in (one, other)]
+    return fields[0] == fields[1]
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
 
 
 def load(path: str | Path, profile: str = "") -> Model:

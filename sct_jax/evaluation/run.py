@@ -14,7 +14,7 @@ from sct_jax.errors import UserError
 from sct_jax.evaluation.metrics import Evaluator
 from sct_jax.evaluation.provenance import provenance
 from sct_jax.model import Model, load
-from sct_jax.sampling.generate import to_uint8
+from sct_jax.sampling.generate import default_steps, to_uint8
 
 
 def cache_folder() -> Path | None:
@@ -37,17 +37,22 @@ def evaluate_checkpoint(
     profile: str = "",
     data_path: str = "",
     batch_size: int = 256,
+    noise: str | None = None,
+    eta: float | None = None,
+    guide: str | Path | None = None,
+    omega: float | None = None,
 ) -> dict[str, Any]:
     """Measures a checkpoint at each number of steps, averaged over sampling seeds.
 
     Args:
       checkpoint: a workdir or one of its checkpoints.
-      steps: numbers of sampling steps; None: those of the run's config.
+      steps: numbers of sampling steps; None: those of the run's config, or as many as the model has phases.
       num: samples for each seed; None: as many as there are training images, at most 10,000.
       seeds: sampling seeds.
       metrics: names; None: all that apply.
       profile: EMA profile, empty for the first.
       data_path: where the data lies now, if not where the config says.
+      noise: as ``eta``, ``guide`` and ``omega``, see :meth:`sct_jax.model.Model.sample`.
 
     Returns:
       ``{"results": [{"sampling_steps", metric: mean, metric_std: spread over seeds, "per_seed": […]}], "floor": {…},
@@ -57,6 +62,11 @@ def evaluate_checkpoint(
       UserError: for a checkpoint, data or metric that is not there.
     """
     model = load(checkpoint, profile)
+    counts = tuple(steps or default_steps(model.config))
+    model.check_options(noise, eta)
+    levels = {str(count): list(model.times(count, eta)) for count in counts}
+    bad, omega = model.check_guide(guide, omega)
+    options = {"noise": noise, "eta": eta, "guide": bad, "omega": omega}
     data = model.config.data
     where = data_path or data.path
     train = open_source(data.source, where, split=data.split, image_size=data.image_size)
@@ -71,14 +81,16 @@ def evaluate_checkpoint(
     labels = model.check_labels(None)
     sample_labels = None if labels is None else np.resize(np.asarray(labels), num)
     results = []
-    for count in steps or model.config.sampling.steps:
+    for count in counts:
         each = []
         for seed in seeds:
-            images = to_uint8(model.sample(num, count, seed, labels, batch_size=batch_size))
+            images = to_uint8(model.sample(num, count, seed, labels, batch_size=batch_size, **options))
             each.append(evaluator.metrics(images, sample_labels, metrics))
         if not each[0]:
             raise UserError(f"--metrics {','.join(metrics or ())}: none applies to an unconditional model")
-        results.append({"sampling_steps": int(count), "evaluations": _evaluations(model, count)} | summarize(each))
+        results.append(
+            {"sampling_steps": int(count), "evaluations": _evaluations(model, count, bool(omega))} | summarize(each)
+        )
     return {
         "kind": "evaluation",
         "results": results,
@@ -95,7 +107,8 @@ def evaluate_checkpoint(
                 "held_out_split": data.held_out_split,
                 "images": len(train),
             },
-            noise_levels={str(count): list(model.times(count)) for count in steps or model.config.sampling.steps},
+            noise_levels=levels,
+            sampling=_sampling_facts(model, options),
         ),
     }
 
@@ -145,6 +158,21 @@ def _cell(mean: float, spread: float | None) -> str:
     return f"{mean:.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
 
 
-def _evaluations(model: Model, steps: int) -> int:
-    """Network evaluations: Heun's method takes two a step but for the last."""
-    return 2 * steps - 1 if model.kind == "diffusion" else steps
+def _evaluations(model: Model, steps: int, guided: bool) -> int:
+    """Network evaluations: Heun's method takes two a step but for the last, guidance one more for each."""
+    return (2 * steps - 1 if model.kind == "diffusion" else steps) * (1 + guided)
+
+
+def _sampling_facts(model: Model, options: dict[str, Any]) -> dict[str, Any]:
+    """How the samples were drawn, as far as it applies to the model."""
+    facts, config, bad = {"kind": model.kind}, model.config.sampling, options["guide"]
+    if model.kind == "consistency":
+        facts["noise"] = options["noise"] or config.noise
+    if model.kind == "phased":
+        facts["eta"] = config.eta if options["eta"] is None else options["eta"]
+    if bad is not None:
+        facts["guide"] = bad.path if isinstance(bad, Model) else bad
+        facts["omega"] = options["omega"]
+    if isinstance(bad, Model):
+        facts |= {"guide_step": bad.step, "guide_ema_profile": bad.profile}
+    return facts

@@ -189,13 +189,18 @@ def sampler_kind(config: Any) -> str:
 
 def phase_edges(config: Any) -> np.ndarray:
     """Edges of a model's phases, ascending, the first 0: two where it has one phase."""
-    phases = config.objective.phases if sampler_kind(config) == "phased" else 1
-    return diffusion_times.phase_edges(phases, config.objective.t_min, config.objective.t_max, config.objective.rho)
+    objective = config.objective
+    return diffusion_times.phase_edges(num_phases(config), objective.t_min, objective.t_max, objective.rho)
+
+
+def num_phases(config: Any) -> int:
+    """Evaluations that a sample of a model takes at least."""
+    return config.objective.phases if sampler_kind(config) == "phased" else 1
 
 
 def default_steps(config: Any) -> tuple[int, ...]:
     """Numbers of steps to show a model with: ``config.sampling.steps``, or as many as it has phases."""
-    return (config.objective.phases,) if sampler_kind(config) == "phased" else tuple(config.sampling.steps)
+    return (num_phases(config),) if sampler_kind(config) == "phased" else tuple(config.sampling.steps)
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:

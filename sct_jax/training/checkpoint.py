@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import math
 import os
 import shutil
 import time
@@ -15,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
 
 from sct_jax import config as config_lib
 from sct_jax.data import DataSpec
@@ -28,6 +30,7 @@ MAY_CHANGE = {
     *("data.path", "data.held_out_split", "data.pipeline", "data.resident_max_mib", "data.workers", "data.prefetch"),
     *("model.dropout", "model.label_dropout", "model.compute_dtype"),
 }
+PERIODS = ("log", "checkpoint", "sampling", "evaluation")
 ITEMS = ("params", "ema", "training", "meta")
 
 
@@ -38,10 +41,7 @@ class Checkpointer:
         self._folder = (workdir / FOLDER).absolute()
         self._failed = False
         self._meta = {"config": config_lib.to_dict(config), "spec": asdict(spec)}
-        keep = config.checkpoint.keep_every_steps
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=config.checkpoint.keep, keep_period=keep or None, enable_async_checkpointing=True
-        )
+        options = ocp.CheckpointManagerOptions(preservation_policy=_kept(config), enable_async_checkpointing=True)
         try:
             self._manager = ocp.CheckpointManager(self._folder, options=options, item_names=ITEMS)
         except OSError as error:
@@ -145,6 +145,27 @@ class Checkpointer:
             raise UserError(
                 f"saving a checkpoint into {self._folder} failed ({_first_line(error)}); {newest}"
             ) from error
+
+
+def kept_steps(config: config_lib.Config) -> tuple[int, ...]:
+    """The steps whose checkpoints ``checkpoint.keep_fractions`` keeps for good, ascending.
+
+    Each is the fraction of ``total_steps`` rounded to the nearest multiple of what all periods of the config have in
+    common, for calls of the device end there; at least the first of these, at most the last step of the run.
+    """
+    every, total = math.gcd(*(config[room].every_steps for room in PERIODS)), config.total_steps
+    nearest = (
+        max(1, math.floor(fraction * total / every + 0.5)) * every for fraction in config.checkpoint.keep_fractions
+    )
+    return tuple(sorted({min(step, total) for step in nearest}))
+
+
+def _kept(config: config_lib.Config) -> policies.PreservationPolicy:
+    keep = config.checkpoint
+    kept = [policies.LatestN(keep.keep), policies.CustomSteps(kept_steps(config))]
+    if keep.keep_every_steps:
+        kept.append(policies.EveryNSteps(keep.keep_every_steps))
+    return policies.AnyPreservationPolicy(kept)
 
 
 def resolve(path: str | Path) -> Path:
