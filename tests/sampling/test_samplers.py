@@ -9,6 +9,7 @@ from sct_jax import config as config_lib
 from sct_jax.diffusion.process import karras_grid, per_image
 from sct_jax.errors import UserError
 from sct_jax.sampling import generate, samplers
+from sct_jax.sampling.guidance import Guide
 from sct_jax.training.mesh import make_mesh
 
 SHAPE = (4, 4, 1)
@@ -24,8 +25,11 @@ def toy(params, x, t, labels=None):
     return jnp.tanh(params * x / (1 + per_image(t, x)) + shift)
 
 
-def generator(kind="consistency", devices=1):
-    return generate.Generator(toy, SHAPE, config_lib.default_config().sampling, kind, make_mesh(devices))
+def generator(method="ect", devices=1, phases=1, **sampling):
+    config = config_lib.default_config()
+    config.objective.method, config.objective.phases = method, phases
+    config.sampling.update(sampling)
+    return generate.Generator(toy, SHAPE, config, make_mesh(devices))
 
 
 def test_heun_on_a_gaussian_is_the_exact_flow():
@@ -65,18 +69,38 @@ def test_consistency_adds_fresh_noise_of_each_level():
     assert not np.allclose(seen[1][0] - 0.5, 4 * (seen[2][0] - 0.5))
 
 
-def test_an_image_belongs_to_its_seed_and_index():
-    labels = (0, 1, 2)
-    for steps in (1, 2):
-        all_at_once = generator()(jnp.float32(0.3), 10, steps=steps, seed=5, labels=labels, batch_size=10)
-        in_parts = generator()(jnp.float32(0.3), 10, steps=steps, seed=5, labels=labels, batch_size=3)
-        on_eight = generator(devices=8)(jnp.float32(0.3), 10, steps=steps, seed=5, labels=labels)
-        fewer = generator()(jnp.float32(0.3), 4, steps=steps, seed=5, labels=labels)
-        np.testing.assert_allclose(in_parts, all_at_once, atol=1e-5)
-        np.testing.assert_allclose(on_eight, all_at_once, atol=1e-5)
-        np.testing.assert_allclose(fewer, all_at_once[:4], atol=1e-5)
-        other = generator()(jnp.float32(0.3), 10, steps=steps, seed=6, labels=labels)
-        assert np.abs(other - all_at_once).max() > 0.1
+def test_consistency_of_a_gaussian_keeps_its_distribution_at_every_step():
+    """With the exact ``f`` each step's output is ``N(0, σ_d²)`` again, whatever the noise levels."""
+    keys = samplers.image_keys(1, jnp.arange(4096))
+    x = np.sqrt(80.0**2 + 0.25) * samplers.image_noise(keys, 0, SHAPE)
+    for times in ((80.0,), (80.0, 0.8), (80.0, 5.0, 0.3)):
+        images = samplers.consistency(lambda x, t: 0.5 * x / jnp.sqrt(0.25 + per_image(t, x) ** 2), x, times, keys)
+        assert float(images.std()) == pytest.approx(0.5, rel=0.01)  # of 65,536 numbers: 0.3 %
+
+
+@pytest.mark.parametrize(
+    ("options", "call"),
+    [
+        ({}, {"steps": 2}),
+        ({}, {"steps": 2, "noise": "none"}),
+        ({"phases": 3}, {"steps": 3, "eta": 0.7}),
+        ({}, {"steps": 2, "guide": Guide(), "omega": 0.8}),
+        ({}, {"steps": 2, "guide": Guide(jnp.float32(0.1)), "omega": 0.8}),
+    ],
+    ids=["fresh noise", "no noise", "phased", "unconditional guide", "bad version"],
+)
+def test_an_image_belongs_to_its_seed_and_index(options, call):
+    call = call | {"labels": (0, 1, 2), "seed": 5}
+    one, eight = generator(**options), generator(devices=8, **options)
+    all_at_once = one(jnp.float32(0.3), 10, batch_size=10, **call)
+    in_parts = one(jnp.float32(0.3), 10, batch_size=3, **call)
+    fewer = one(jnp.float32(0.3), 4, batch_size=3, **call)
+    on_eight = eight(jnp.float32(0.3), 10, **call)
+    np.testing.assert_allclose(in_parts, all_at_once, atol=1e-5)
+    np.testing.assert_allclose(fewer, all_at_once[:4], atol=1e-5)
+    np.testing.assert_allclose(on_eight, all_at_once, atol=1e-5)
+    other = one(jnp.float32(0.3), 10, **call | {"seed": 6})
+    assert np.abs(other - all_at_once).max() > 0.1
 
 
 def test_images_of_a_seed_are_all_different():
@@ -101,7 +125,7 @@ def test_times_of_consistency_steps():
 
 
 def test_times_of_heun_are_the_karras_grid():
-    times = generator("diffusion").times(18)
+    times = generator("edm").times(18)
     assert times[0] == pytest.approx(80.0)
     assert times[-1] == pytest.approx(0.002)
     assert len(times) == 18
@@ -112,6 +136,51 @@ def test_impossible_requests_are_refused():
         generator().times(0)
     with pytest.raises(UserError, match="--num 0"):
         generator()(jnp.float32(1), 0)
+
+
+def test_the_noise_option_chooses_the_sampler():
+    fresh, none = generator(noise="fresh"), generator(noise="none")
+    images = none(jnp.float32(0.3), 4, steps=2)
+    assert np.array_equal(fresh(jnp.float32(0.3), 4, steps=2, noise="none"), images)
+    assert np.abs(fresh(jnp.float32(0.3), 4, steps=2) - images).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "problem"),
+    [
+        ("ect", {"noise": "some"}, "--noise some: must be fresh or none"),
+        ("edm", {"noise": "fresh"}, "--noise fresh: a diffusion model"),
+        ("ect", {"eta": 0.5}, "only phased models have edges"),
+    ],
+)
+def test_options_that_do_nothing_are_refused(method, options, problem):
+    with pytest.raises(UserError, match=problem):
+        generator(method)(jnp.float32(0.3), 1, **options)
+
+
+def test_floats_of_any_range_are_not_cut():
+    config = config_lib.default_config()
+    cut = generate.Generator(lambda *a: 3 * toy(*a), SHAPE, config)(jnp.float32(9), 8)
+    wide = generate.Generator(lambda *a: 3 * toy(*a), SHAPE, config, clip=False)(jnp.float32(9), 8)
+    assert np.abs(wide).max() > 1.5
+    np.testing.assert_allclose(cut, np.clip(wide, -1, 1))
+
+
+@pytest.mark.parametrize(
+    ("method", "phases", "kind", "steps"),
+    [
+        ("edm", 1, "diffusion", (1, 2)),
+        ("stf", 4, "diffusion", (1, 2)),
+        ("sct", 1, "consistency", (1, 2)),
+        ("sct", 4, "phased", (4,)),
+    ],
+)
+def test_the_method_says_how_a_model_is_sampled(method, phases, kind, steps):
+    config = config_lib.default_config()
+    config.objective.method, config.objective.phases = method, phases
+    assert generate.sampler_kind(config) == kind
+    assert generate.default_steps(config) == steps
+    assert generate.num_phases(config) == (phases if kind == "phased" else 1)
 
 
 def test_uint8_rounds_to_nearest_and_undoes_the_unit_range():
