@@ -11,6 +11,7 @@ import argparse
 import json
 
 import numpy as np
+from svg import stand_alone
 
 from sct_jax import files
 from sct_jax.data import open_source
@@ -19,7 +20,6 @@ from sct_jax.evaluation.target import target_covariance
 from sct_jax.report.plots import Series, line_chart
 
 TIMES = np.geomspace(0.05, 80.0, 14)
-COLOURS = ("#3563c9", "#c4572b", "#2f8f5b", "#8253a8")
 
 
 def main() -> None:
@@ -68,19 +68,8 @@ def plot(result: dict) -> str:
         Series(f"n = {size}", result["t"], column, colour=index, markers=True)
         for index, (size, column) in enumerate(zip(result["reference_sizes"], columns, strict=False))
     ]
-    svg = line_chart(series, "noise level t", "trace of Cov(target | x_t)", log_x=True, log_y=True)
-    style = (
-        "<style>text{font:11px sans-serif;fill:#444}.grid{stroke:#ddd}.frame{stroke:#888;fill:none}"
-        ".line{fill:none;stroke:var(--stroke);stroke-width:2}circle{fill:var(--stroke)}:root{"
-        + "".join(f"--series-{index}:{colour};" for index, colour in enumerate(COLOURS))
-        + "}</style>"
-    )
-    names = "".join(
-        f'<text x="84" y="{30 + 16 * index}" style="fill:{COLOURS[index]};font-weight:bold">{one.name}</text>'
-        for index, one in enumerate(series)
-    )
-    head, body = svg.split(">", 1)
-    return f'{head} xmlns="http://www.w3.org/2000/svg">{style}{body.removesuffix("</svg>")}{names}</svg>\n'
+    chart = line_chart(series, "noise level t", "trace of Cov(target | x_t)", log_x=True, log_y=True)
+    return stand_alone(chart, series)
 
 
 if __name__ == "__main__":

@@ -67,14 +67,14 @@ def parse_value(key: str, text: str) -> Any:
     Raises:
       UserError: when the key is unknown or the text is not of the field's type.
     """
-    default = _field(key).default
+    field = _field(key)
     try:
-        if isinstance(default, tuple):
+        if isinstance(field.default, tuple):
             parts = [part.strip() for part in text.strip("()[] ").split(",") if part.strip()]
-            return tuple(_parse_scalar(part, type(default[0])) for part in parts)
-        return _parse_scalar(text, type(default))
+            return tuple(_parse_scalar(part, type(_item(field))) for part in parts)
+        return _parse_scalar(text, type(field.default))
     except ValueError:
-        raise UserError(f"config.{key}={text!r}: needs {_type_name(default)} ({_field(key).help})") from None
+        raise UserError(f"config.{key}={text!r}: needs {_type_name(field)} ({field.help})") from None
 
 
 def validate(config: Config) -> Config:
@@ -95,7 +95,7 @@ def validate(config: Config) -> Config:
             _set(config, key, float(value))
         elif isinstance(field.default, tuple):
             value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-            if field.default and isinstance(field.default[0], float):
+            if isinstance(_item(field), float):
                 value = tuple(float(v) if type(v) is int else v for v in value)
             _set(config, key, value)
         _check(key, field, value)
@@ -152,13 +152,13 @@ def _field(key: str) -> Field:
 def _check(key: str, field: Field, value: Any) -> None:
     expected, items = field.default, (value,)
     if isinstance(expected, tuple):
-        expected, items = expected[0], value
+        expected, items = _item(field), value
         if not value and not field.may_be_empty:
-            raise UserError(f"config.{key} is empty: needs {_type_name(field.default)} ({field.help})")
+            raise UserError(f"config.{key} is empty: needs {_type_name(field)} ({field.help})")
     for item in items:
         is_float = isinstance(expected, float) and type(item) in (int, float)
         if type(item) is not type(expected) and not is_float:
-            raise UserError(f"config.{key} = {value!r}: needs {_type_name(field.default)} ({field.help})")
+            raise UserError(f"config.{key} = {value!r}: needs {_type_name(field)} ({field.help})")
         if field.choices and item not in field.choices:
             near = difflib.get_close_matches(str(item), map(str, field.choices), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -199,14 +199,31 @@ def _check_relations(config: Config) -> None:
             )
     if config.model.label_dropout and not config.model.conditional:
         raise UserError("config.model.label_dropout needs config.model.conditional = True")
-    transition = {"ect": "sample", "sct": "posterior_mean"}.get(config.objective.method)
-    if transition and config.objective.transition != transition:
-        raise UserError(
-            f"config.objective.method = {config.objective.method!r} goes with objective.transition = {transition!r}, "
-            f"not {config.objective.transition!r}; set both, or take the row of sct_jax/objectives/table.py"
-        )
+    _check_objective(config)
     for profile in config.ema.profiles:
         parse_profile(profile)
+
+
+def _check_objective(config: Config) -> None:
+    from sct_jax.objectives.table import TRANSITIONS
+
+    objective = config.objective
+    allowed = TRANSITIONS.get(objective.method)
+    if allowed and objective.transition not in allowed:
+        raise UserError(
+            f"config.objective.method = {objective.method!r} goes with objective.transition = "
+            f"{' or '.join(map(repr, allowed))}, not {objective.transition!r}; set both, or take the row of "
+            "sct_jax/objectives/table.py"
+        )
+    grid = objective.method not in ("edm", "stf") and objective.pair == "grid"
+    if (objective.times == "uniform") > grid or (grid and objective.times.startswith("truncated")):
+        fitting = "uniform or lognormal" if grid else "lognormal, truncated_lognormal or truncated_student"
+        raise UserError(f"config.objective.times = {objective.times!r}: with this pair it must be {fitting}")
+    for low, high in (("t_min", "t_max"), ("s_0", "s_1")):
+        if objective[low] > objective[high] or objective.t_min == objective.t_max:
+            raise UserError(f"config.objective.{low} = {objective[low]} must be below {high} = {objective[high]}")
+    if objective.transition.startswith("teacher") and not objective.teacher:
+        raise UserError("config.objective.teacher is empty: name the run of the diffusion model to distil")
 
 
 def _set(config: Config, key: str, value: Any) -> None:
@@ -229,11 +246,17 @@ def _parse_scalar(text: str, kind: type) -> Any:
     return kind(text)
 
 
-def _type_name(default: Any) -> str:
+def _item(field: Field) -> Any:
+    """An item of a tuple's, or the default itself: what tells the type."""
+    if not isinstance(field.default, tuple):
+        return field.default
+    return field.default[0] if field.default else field.item
+
+
+def _type_name(field: Field) -> str:
     names = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
-    if isinstance(default, tuple):
-        return f"{names[type(default[0])]} or several with commas"
-    return names[type(default)]
+    several = " or several with commas" if isinstance(field.default, tuple) else ""
+    return names[type(_item(field))] + several
 
 
 def _import_file(path: Path) -> types.ModuleType:

@@ -17,6 +17,7 @@ class Field(NamedTuple):
     high: float | None = None  # inclusive
     above: float | None = None  # exclusive
     may_be_empty: bool = False  # of a tuple
+    item: Any = None  # an example of a tuple's items, where the default is empty
 
 
 SCHEMA: dict[str, Field] = {
@@ -69,14 +70,42 @@ SCHEMA: dict[str, Field] = {
         choices=("float32", "tf32", "bfloat16"),
     ),
     # Objective. The rows of sct_jax/objectives/table.py set these together.
-    "objective.method": Field("sct", "edm: denoising; ect, sct: consistency", choices=("edm", "ect", "sct")),
+    "objective.method": Field(
+        "sct",
+        "edm, stf: denoising; ct, cd, ict, ect, sct: consistency",
+        choices=("edm", "stf", "ct", "cd", "ict", "ect", "sct"),
+    ),
+    "objective.pair": Field(
+        "mapping", "t and r: r mapped from t, or neighbours of a grid", choices=("mapping", "grid")
+    ),
+    "objective.times": Field(
+        "lognormal",
+        "distribution of t (uniform: over the grid; truncated to [t_min, t_max])",
+        choices=("lognormal", "truncated_lognormal", "truncated_student", "uniform"),
+    ),
     "objective.time_mean": Field(-1.1, "mean of ln t"),
     "objective.time_std": Field(2.0, "standard deviation of ln t", above=0),
+    "objective.t_min": Field(0.002, "smallest t of grids and truncated times, of phases too", above=0),
+    "objective.t_max": Field(80.0, "largest t of grids and truncated times; the last edge of phases", above=0),
+    "objective.rho": Field(7.0, "curvature of the grid and of the phases' edges", above=0),
+    "objective.growth": Field(
+        "progressive",
+        "how the grid grows from s_0 to s_1 intervals (CM, iCT); fixed: s_0 points",
+        choices=("fixed", "progressive", "doubling"),
+    ),
+    "objective.s_0": Field(10, "intervals of the grid at first", low=2),
+    "objective.s_1": Field(1280, "intervals of the grid at last", low=2),
     "objective.transition": Field(
         "posterior_mean",
-        "clean image in the Euler step: the sample, or its posterior mean",
-        choices=("sample", "posterior_mean"),
+        "clean image in the Euler step: the sample, its posterior mean, or a teacher's prediction (euler, heun)",
+        choices=("sample", "posterior_mean", "teacher_euler", "teacher_heun"),
     ),
+    "objective.teacher": Field("", "run or checkpoint of the diffusion model that the teacher transitions use"),
+    "objective.bootstrap": Field(
+        "online", "network of the target: the trained one or its EMA", choices=("online", "ema")
+    ),
+    "objective.target_decay": Field(0.9, "decay of bootstrap='ema' (0: none)", low=0, high=0.999999),
+    "objective.target_decay_adaptive": Field(False, "raise it as the grid grows: exp(s_0 ln(decay) / intervals)"),
     "objective.schedule": Field(
         "smooth", "how t - r shrinks: in stages (ECT) or smoothly (SCT)", choices=("staged", "smooth")
     ),
@@ -85,16 +114,30 @@ SCHEMA: dict[str, Field] = {
     "objective.k": Field(8.0, "n(t) = 1 + k sigmoid(-b t)", low=0),
     "objective.b": Field(1.0, "n(t) = 1 + k sigmoid(-b t)", low=0),
     "objective.ratio_limit": Field(0.999, "largest r / t", above=0, high=1),
+    "objective.phases": Field(
+        1, "segments of the ODE path, each mapped to its start; 1: the plain model", low=1, high=8
+    ),
     "objective.distance": Field("pseudo_huber", "between the two sides", choices=("squared_l2", "l1", "pseudo_huber")),
     "objective.huber_c": Field(1e-8, "pseudo-Huber's c; tiny: the plain norm, guarded at 0", above=0),
     "objective.weight": Field(
         "inverse_gap",
-        "of the loss: 1/(t-r), 1, 1/t^2 + 1/sigma_data^2, 1/sqrt(t-r)",
-        choices=("inverse_gap", "uniform", "snr", "inverse_sqrt_gap"),
+        "of the loss: 1/(t-r), 1, 1/t^2 + 1/sigma_data^2, 1/sqrt(t-r), 1/c_out^2",
+        choices=("inverse_gap", "uniform", "snr", "inverse_sqrt_gap", "inverse_output_scale"),
     ),
     "objective.normalize_stage": Field(False, "divide the weight by q^stage, so that the loss keeps one scale"),
-    "reference.source": Field("batch", "reference rows of the posterior mean", choices=("batch",)),
+    # The rows of the posterior mean.
+    "reference.source": Field(
+        "batch",
+        "batch: the global batch; bank: size rows drawn for each query; dataset: all rows",
+        choices=("batch", "bank", "dataset"),
+    ),
     "reference.same_class": Field(True, "when conditional, a query sees the rows of its class only"),
+    "reference.size": Field(256, "bank: rows for each query, beside its own sample", low=1),
+    "reference.bank_block": Field(16, "bank: rows for each query worked on at a time", low=1),
+    "reference.block": Field(1024, "dataset: rows worked on at a time", low=1),
+    "reference.resident_max_mib": Field(
+        2048, "bank: largest store kept on the device, MiB; a larger one stays in the host's memory", low=0
+    ),
     # Optimizer.
     "optimizer.name": Field("radam", "update rule", choices=("adam", "radam")),
     "optimizer.lr": Field(1e-4, "learning rate", above=0),
@@ -119,6 +162,14 @@ SCHEMA: dict[str, Field] = {
     "checkpoint.every_steps": Field(5000, "save this often (and at the end)", low=1),
     "checkpoint.keep": Field(2, "newest checkpoints to keep", low=1),
     "checkpoint.keep_every_steps": Field(0, "keep those of every so many steps for good; 0: none", low=0),
+    "checkpoint.keep_fractions": Field(
+        (),
+        "save and keep for good at these fractions of the run, such as 0.25,0.5,0.75 (for guidance)",
+        above=0,
+        high=1,
+        may_be_empty=True,
+        item=0.5,
+    ),
     "log.every_steps": Field(100, "write metrics this often", low=1),
     "log.tensorboard": Field(True, "write TensorBoard events"),
     "log.wandb_project": Field("", "also log to this Weights & Biases project (pip install 'sct-jax[wandb]')"),
@@ -130,6 +181,14 @@ SCHEMA: dict[str, Field] = {
     "sampling.t_min": Field(0.002, "last noise level of Heun's grid", above=0),
     "sampling.rho": Field(7.0, "curvature of Heun's grid", above=0),
     "sampling.mid_times": Field((0.821,), "noise levels of the steps after the first", above=0, may_be_empty=True),
+    "sampling.noise": Field(
+        "fresh",
+        "of the steps after the first: fresh, or the one that the step before implies",
+        choices=("fresh", "none"),
+    ),
+    "sampling.eta": Field(
+        1.0, "phased models: step past each edge s to eta s (edge skipping); 1: to the edge", above=0, high=1
+    ),
     "evaluation.every_steps": Field(0, "measure samples this often while training; 0: never", low=0),
     "evaluation.num_images": Field(1797, "samples to measure", low=2),
     "evaluation.target_queries": Field(32, "noisy images to measure the variance of the target with; 0: off", low=0),

@@ -19,6 +19,13 @@ def per_image(t: Array, x: Array) -> Array:
     return t if t.ndim == 0 else t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
 
 
+def to_unit_range(images: Array) -> Array:
+    """uint8 ``[0, 255]`` to float32 ``[-1, 1]``; float images are taken as they are."""
+    if jnp.issubdtype(images.dtype, jnp.floating):
+        return images.astype(jnp.float32)
+    return images.astype(jnp.float32) / 127.5 - 1.0
+
+
 def add_noise(x_0: Array, noise: Array, t: Array) -> Array:
     """The state at noise level ``t``: ``x_t = x_0 + t ε``."""
     return x_0 + per_image(t, x_0) * noise

@@ -8,24 +8,47 @@ import jax
 Array = jax.Array
 # What the network sees and is compared with: arrays with a leading batch axis.
 Draws = dict[str, Array]
+# What an objective needs beside the parameters and keeps in the state: a teacher, a target network.
+Context = dict[str, Any]
+
+
+class Teacher(NamedTuple):
+    """A trained diffusion model to distil: its pure denoiser and its parameters."""
+
+    denoise: Callable[..., Array]
+    params: Any
 
 
 class Objective(NamedTuple):
     """A training method.
 
-    ``draw(images, labels, key, step)`` makes everything random or reference-based for a global batch (no network),
-    as arrays with the batch as leading axis. ``loss(params, context, draws, dropout_key)`` gives the loss of each
-    image ``[b]`` and per-image metrics, for all of the draws or any slice of them (gradient accumulation).
+    ``draw(images, labels, key, step, references)`` makes everything random or reference-based for a global batch (no
+    network), as arrays with the batch as leading axis. ``loss(params, context, draws, dropout_key)`` gives the loss of
+    each image ``[b]`` and per-image metrics, for all of the draws or any slice of them (gradient accumulation).
+    ``start(params)`` is the context before the first step, ``advance(context, params, step)`` that after a step.
     """
 
-    draw: Callable[[Array, Array, Array, Array], Draws]
-    loss: Callable[[Any, Any, Draws, Array], tuple[Array, dict[str, Array]]]
+    draw: Callable[..., Draws]
+    loss: Callable[[Any, Context, Draws, Array], tuple[Array, dict[str, Array]]]
+    start: Callable[[Any], Context] = lambda params: {}
+    advance: Callable[[Context, Any, Array], Context] = lambda context, params, step: context
 
 
-def build(config: Any, denoise: Callable[..., Array]) -> Objective:
-    """The objective that ``config.objective`` and ``config.reference`` describe, over a pure denoiser."""
+def build(
+    config: Any, denoise: Callable[..., Array], teacher: Teacher | None = None, device_mesh: Any = None
+) -> Objective:
+    """The objective that ``config.objective`` and ``config.reference`` describe, over a pure denoiser.
+
+    ``teacher`` is what the transitions ``teacher_euler`` and ``teacher_heun`` need; ``device_mesh`` is the mesh that
+    the rows of ``reference.source = "dataset"`` are split over.
+    """
     from sct_jax.objectives import consistency, denoising
 
-    if config.objective.method == "edm":
-        return denoising.build(config, denoise)
-    return consistency.build(config, denoise)
+    if config.objective.method in ("edm", "stf"):
+        return denoising.build(config, denoise, device_mesh)
+    return consistency.build(config, denoise, teacher, device_mesh)
+
+
+def uses_references(config: Any) -> bool:
+    """Whether the method takes posterior means, and so looks at ``config.reference``."""
+    return config.objective.method != "edm" and config.objective.transition == "posterior_mean"

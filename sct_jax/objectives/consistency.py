@@ -1,8 +1,13 @@
-"""Consistency training as temporal-difference learning; ECT and SCT are rows of one table (``objectives/table.py``).
+"""Consistency training as temporal-difference learning; the methods are rows of one table (``objectives/table.py``).
 
-State ``(x_t, t)``; transition, one Euler step of the probability-flow ODE to ``(x_r, r)``; bootstrap target
-``y = sg[f(x_r, r)]`` by the same weights under the same dropout masks, or ``y = x_r`` where ``r = 0`` (terminal:
-nothing is left to bootstrap); loss ``w(t, r) d(f(x_t, t), y)``.
+State ``(x_t, t)``; transition, one Euler step of the probability-flow ODE to ``(x_r, r)`` with an estimate ``x̂_0`` of
+the clean image; bootstrap target by the network at ``(x_r, r)`` under a stop-gradient and the same dropout masks; loss
+``w(t, r) d(prediction, target)``.
+
+With a phased ODE path (SCT, arXiv 2410.18958, sec. 4.3) the function maps to the edge ``s`` below:
+``f(x, t→s) = (s/t) x + (1 − s/t) g(x, t)``. Both sides divided by ``1 − s/t`` are predictions of the clean image, and
+the target is then a convex combination, ``α x̂_0 + (1 − α) g(x_r, r)`` with ``α = s (t − r) / (r (t − s))``: terminal
+states (``r = s``) have ``α = 1`` and bootstrap nothing, and the plain model (``s = 0``) has ``α = 0`` elsewhere.
 """
 
 from collections.abc import Callable
@@ -11,51 +16,99 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sct_jax.diffusion import process, score, times
-from sct_jax.objectives import Array, Draws, Objective
+from sct_jax.diffusion import process, times
+from sct_jax.objectives import Array, Context, Draws, Objective, Teacher, pairs, references
 from sct_jax.objectives.distances import DISTANCES, WEIGHTS
 
 
-def build(config: Any, denoise: Callable[..., Array]) -> Objective:
-    """The consistency objective of ``config.objective``, over a pure denoiser ``f``."""
+def build(
+    config: Any, denoise: Callable[..., Array], teacher: Teacher | None = None, device_mesh: Any = None
+) -> Objective:
+    """The consistency objective of ``config.objective``, over a pure denoiser ``g``."""
     objective, sigma_data = config.objective, config.model.sigma_data
     distance, weight = DISTANCES[objective.distance], WEIGHTS[objective.weight]
-    mask_classes = config.model.conditional and config.reference.same_class
+    edges = times.phase_edges(objective.phases, objective.t_min, objective.t_max, objective.rho)
+    draw_pair = pairs.build(objective, config.total_steps)
+    reduced = objective.transition == "posterior_mean"
+    posterior_mean = references.build(config, device_mesh) if reduced else None
+    if objective.transition.startswith("teacher") and teacher is None:
+        raise ValueError(f"transition {objective.transition!r} needs a teacher")
 
-    def draw(images: Array, labels: Array, key: Array, step: Array) -> Draws:
+    def draw(images: Array, labels: Array, key: Array, step: Array, rows: Any = None) -> Draws:
         time_key, noise_key = jax.random.split(key)
-        t = times.lognormal(time_key, images.shape[:1], objective.time_mean, objective.time_std)
         noise = jax.random.normal(noise_key, images.shape)
-        s = times.stage(step, objective.stage_steps, objective.schedule)
-        r = times.map_to_r(t, s, objective.q, objective.k, objective.b, objective.ratio_limit)
-        scale = objective.q**-s if objective.normalize_stage else jnp.ones(())
-
-        x_t = process.add_noise(images, noise, t)
-        draws = {"labels": labels, "t": t, "r": r, "x_t": x_t, "scale": jnp.broadcast_to(scale, t.shape)}
-        if objective.transition == "sample":  # x̂_0 = x_0: the Euler step is x_0 + r ε
-            return draws | {"x_r": process.add_noise(images, noise, r)}
-        mask = score.same_class(labels, labels) if mask_classes else None
-        posterior = score.posterior_mean(images, noise, t, images, mask)
+        t, r = draw_pair(time_key, len(images), step)
+        scale = weight(t, r, sigma_data)  # of the gap before it is cut at an edge: there t − r may be anything
+        if objective.normalize_stage:
+            scale *= objective.q ** -times.stage(step, objective.stage_steps, objective.schedule)
+        s = times.phase_start(t, edges)
+        r = jnp.maximum(r, s)
+        draws = {"labels": labels, "t": t, "r": r, "s": s, "weight": scale, "x_t": process.add_noise(images, noise, t)}
+        if teacher is not None:
+            return draws
+        at_r = process.add_noise(images, noise, r)
+        if posterior_mean is None:  # x̂_0 = x_0: the Euler step is x_0 + r ε
+            return draws | {"estimate": images, "x_r": at_r}
+        posterior = posterior_mean(images, noise, t, labels, rows, key)
         return draws | {
+            "estimate": posterior.estimate,
             # The Euler step with x̂_0, as CT's and what the mean moves it by: the large noise does not cancel.
-            "x_r": process.add_noise(images, noise, r)
-            + process.per_image(1.0 - r / t, images) * (posterior.estimate - images),
+            "x_r": at_r + process.per_image(1.0 - r / t, images) * (posterior.estimate - images),
             "reference_ess": posterior.effective_sample_size,
             "reference_shift": posterior.own_distance,
         }
 
-    def loss(params: Any, context: Any, draws: Draws, dropout_key: Array) -> tuple[Array, dict[str, Array]]:
-        t, r, labels = draws["t"], draws["r"], draws["labels"]
+    def transition(context: Context, draws: Draws) -> tuple[Array, Array]:
+        if teacher is None:
+            return draws["x_r"], draws["estimate"]
+        x_t, t, r = draws["x_t"], draws["t"], draws["r"]
+        solve = lambda x, t: teacher.denoise(context["teacher"], x, t, draws["labels"])  # noqa: E731
+        if objective.transition == "teacher_euler":
+            estimate = solve(x_t, t)
+            return process.euler_step(x_t, estimate, t, r), estimate
+        x_r = process.heun_step(solve, x_t, t, r)
+        ratio = process.per_image(r / t, x_t)
+        return x_r, (x_r - ratio * x_t) / (1.0 - ratio)  # the x̂_0 with which Euler's step would end there
+
+    def loss(params: Any, context: Context, draws: Draws, dropout_key: Array) -> tuple[Array, dict[str, Array]]:
+        t, r, s, labels = draws["t"], draws["r"], draws["s"], draws["labels"]
+        x_r, estimate = jax.lax.stop_gradient(transition(context, draws))
         prediction = denoise(params, draws["x_t"], t, labels, dropout_key=dropout_key)
-        bootstrap = denoise(jax.lax.stop_gradient(params), draws["x_r"], r, labels, dropout_key=dropout_key)
-        terminal = process.per_image(r, prediction) == 0
-        target = jnp.where(terminal, draws["x_r"], bootstrap)
+        frozen = jax.lax.stop_gradient(context["target"] if objective.bootstrap == "ema" else params)
+        bootstrap = denoise(frozen, x_r, r, labels, dropout_key=dropout_key)
+        target = combine(estimate, bootstrap, t, r, s)
         difference = prediction - target
-        per_image = draws["scale"] * weight(t, r, sigma_data) * distance(difference, objective.huber_c)
+        per_image = draws["weight"] * distance(difference, objective.huber_c)
         metrics = {
-            "td_error": jnp.mean(difference**2, axis=(1, 2, 3)),
-            "terminal": (r == 0).astype(jnp.float32),
+            "td_error": jnp.mean(difference**2, axis=tuple(range(1, difference.ndim))),
+            "terminal": (r == s).astype(jnp.float32),
         }
         return per_image, metrics | {k: v for k, v in draws.items() if k.startswith("reference_")}
 
-    return Objective(draw, loss)
+    def start(params: Any) -> Context:
+        context: Context = {}
+        if objective.bootstrap == "ema":
+            context["target"] = jax.tree.map(jnp.array, params)
+        if teacher is not None:
+            context["teacher"] = jax.tree.map(jnp.array, teacher.params)
+        return context
+
+    def advance(context: Context, params: Any, step: Array) -> Context:
+        if objective.bootstrap != "ema":
+            return context
+        decay = jnp.float32(objective.target_decay)
+        if objective.target_decay_adaptive:
+            points = pairs.grid_points(objective, config.total_steps, step)
+            decay = times.target_decay(points, objective.s_0, objective.target_decay)
+        moved = jax.tree.map(lambda old, new: old + (1.0 - decay) * (new - old), context["target"], params)
+        return context | {"target": moved}
+
+    return Objective(draw, loss, start, advance)
+
+
+def combine(estimate: Array, bootstrap: Array, t: Array, r: Array, s: Array) -> Array:
+    """The TD target as a clean image: ``α x̂_0 + (1 − α) g(x_r, r)``, ``α = s (t − r) / (r (t − s))``, 1 where r = s."""
+    terminal = r <= s
+    alpha = s * (t - r) / jnp.where(terminal, 1.0, r * (t - s))
+    alpha, terminal = process.per_image(alpha, estimate), process.per_image(terminal, estimate) > 0
+    return jnp.where(terminal, estimate, bootstrap + alpha * (estimate - bootstrap))

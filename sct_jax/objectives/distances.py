@@ -50,4 +50,15 @@ def inverse_sqrt_gap(t: Array, r: Array, sigma_data: float) -> Array:
     return jax.lax.rsqrt(t - r)
 
 
-WEIGHTS = {"inverse_gap": inverse_gap, "uniform": uniform, "snr": snr, "inverse_sqrt_gap": inverse_sqrt_gap}
+def inverse_output_scale(t: Array, r: Array, sigma_data: float) -> Array:
+    """``1/c_out² = (t² + σ_d²)/(t σ_d)²``, EDM's (arXiv 2206.00364, table 1)."""
+    return (t**2 + sigma_data**2) / (t * sigma_data) ** 2
+
+
+WEIGHTS = {
+    "inverse_gap": inverse_gap,
+    "uniform": uniform,
+    "snr": snr,
+    "inverse_sqrt_gap": inverse_sqrt_gap,
+    "inverse_output_scale": inverse_output_scale,
+}

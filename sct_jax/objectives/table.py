@@ -1,13 +1,22 @@
 """The methods as rows of one table: what each chooses of the objective's parts. Configs take a row and set numbers.
 
 Training a consistency model is temporal-difference learning: a state ``(x_t, t)``, a transition to ``(x_r, r)``, a
-bootstrap target ``sg[f(x_r, r)]``, a distance and a weight. ECT (arXiv 2406.14548) and SCT (arXiv 2410.18958) differ in
-two entries. The rows hold the published CIFAR-10 numbers.
+bootstrap target ``sg[f(x_r, r)]``, a distance and a weight. The rows hold the published CIFAR-10 numbers.
+
+| row | source              | time pair                 | transition     | bootstrap | distance, weight      |
+|-----|---------------------|---------------------------|----------------|-----------|-----------------------|
+| ct  | CM, 2303.01469      | grid, 2 … 150, uniform    | the sample     | EMA, μ(k) | L2, 1                 |
+| cd  | CM, 2303.01469      | grid of 18, uniform       | teacher, Heun  | EMA, 0.95 | L2, 1                 |
+| ict | iCT, 2310.14189     | grid, 10 … 1280, lognormal| the sample     | online    | pseudo-Huber, 1/(t−r) |
+| ect | ECT, 2406.14548     | lognormal t, r in stages  | the sample     | online    | norm, 1/(t−r)         |
+| sct | SCT, 2410.18958     | lognormal t, r smoothly   | posterior mean | online    | norm, 1/(t−r)         |
 """
 
 from typing import Any
 
-_PAIR = {
+_MAPPING = {
+    "pair": "mapping",
+    "times": "lognormal",
     "time_mean": -1.1,
     "time_std": 2.0,
     "q": 2.0,
@@ -16,12 +25,38 @@ _PAIR = {
     "ratio_limit": 0.999,
     "stage_steps": 25_000,
 }
-_LOSS = {"distance": "pseudo_huber", "huber_c": 1e-8, "weight": "inverse_gap"}
+_GRID = {"pair": "grid", "times": "uniform", "t_min": 0.002, "t_max": 80.0, "rho": 7.0, "schedule": "staged"}
+_ONLINE = {"bootstrap": "online"}
+_NORM = {"distance": "pseudo_huber", "huber_c": 1e-8, "weight": "inverse_gap"}
+_SQUARED = {"distance": "squared_l2", "weight": "uniform"}
+_ICT_HUBER = {"distance": "pseudo_huber", "huber_c": 0.00054 * 3072**0.5, "weight": "inverse_gap"}
+
+_CT_EMA = {"bootstrap": "ema", "target_decay": 0.9, "target_decay_adaptive": True}
+_CD_EMA = {"bootstrap": "ema", "target_decay": 0.95, "target_decay_adaptive": False}
+_CT_GRID = _GRID | {"growth": "progressive", "s_0": 2, "s_1": 150}
+_CD_GRID = _GRID | {"growth": "fixed", "s_0": 18, "s_1": 18}
+_ICT_GRID = _GRID | {"growth": "doubling", "s_0": 10, "s_1": 1280}
+_ICT_GRID |= {"times": "lognormal", "time_mean": -1.1, "time_std": 2.0}
 
 ROWS: dict[str, dict[str, Any]] = {
-    #       pair (t, r)                                  transition                           distance and weight
-    "ect": {"method": "ect", **_PAIR, "schedule": "staged", "transition": "sample", **_LOSS},
-    "sct": {"method": "sct", **_PAIR, "schedule": "smooth", "transition": "posterior_mean", **_LOSS},
-    # Diffusion pre-training (EDM, arXiv 2206.00364): no transition, the target is the sample.
-    "edm": {"method": "edm", "time_mean": -1.2, "time_std": 1.2},
+    #       time pair                                 transition                       bootstrap   distance and weight
+    "ct": {"method": "ct", **_CT_GRID, "transition": "sample", **_CT_EMA, **_SQUARED},
+    "cd": {"method": "cd", **_CD_GRID, "transition": "teacher_heun", **_CD_EMA, **_SQUARED},
+    "ict": {"method": "ict", **_ICT_GRID, "transition": "sample", **_ONLINE, **_ICT_HUBER},
+    "ect": {"method": "ect", **_MAPPING, "schedule": "staged", "transition": "sample", **_ONLINE, **_NORM},
+    "sct": {"method": "sct", **_MAPPING, "schedule": "smooth", "transition": "posterior_mean", **_ONLINE, **_NORM},
+    # Diffusion pre-training: no transition. The target is the sample (EDM, arXiv 2206.00364) or its posterior mean
+    # (Stable Target Field, arXiv 2302.00670).
+    "edm": {"method": "edm", "times": "lognormal", "time_mean": -1.2, "time_std": 1.2, "transition": "sample"},
+    "stf": {"method": "stf", "times": "lognormal", "time_mean": -1.2, "time_std": 1.2, "transition": "posterior_mean"},
+}
+
+# The transitions that make a method what it is; its other choices are free.
+TRANSITIONS: dict[str, tuple[str, ...]] = {
+    "ct": ("sample",),
+    "cd": ("teacher_euler", "teacher_heun"),
+    "ict": ("sample",),
+    "ect": ("sample",),
+    "sct": ("posterior_mean",),
+    "stf": ("posterior_mean",),
 }

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,6 +23,7 @@ from sct_jax.errors import UserError
 from sct_jax.training import checkpoint, mesh, step
 from sct_jax.training.logs import MetricWriter, Progress
 from sct_jax.training.observer import Observer
+from sct_jax.training.reference_feed import ReferenceFeed
 from sct_jax.training.state import TrainState
 
 
@@ -55,10 +57,11 @@ def train(config: config_lib.Config, workdir: str | Path) -> TrainState:
     data = config.data
     source = open_source(data.source, data.path, split=data.split, image_size=data.image_size)
     network = models.build(config.model, source.spec)
-    objective = objectives.build(config, network.denoise)
+    teacher = load_teacher(config, source.spec)
+    objective = objectives.build(config, network.denoise, teacher, device_mesh)
     checkpoint.writable(workdir)
     saver = checkpoint.Checkpointer(workdir, config, source.spec)
-    state = start_state(config, network, source.spec, device_mesh, saver)
+    state = start_state(config, network, objective, device_mesh, saver)
     first = int(state.step)
     observer = Observer(config, workdir, network, source, device_mesh)
     if first >= config.total_steps:
@@ -79,39 +82,64 @@ def train(config: config_lib.Config, workdir: str | Path) -> TrainState:
         start_step=first,
     )
     print_overview(config, source.spec, state, device_mesh, pipeline.mode)
-    run = _Run(config, workdir, state, saver, pipeline, device_mesh)
-    run.dispatch = step.make_dispatch(step.make_train_step(config, objective, device_mesh), pipeline.fetch)
+    store = ReferenceFeed(config, source, pipeline, device_mesh)
+    run = _Run(config, workdir, state, saver, pipeline, store, device_mesh)
+    run.dispatch = step.make_dispatch(step.make_train_step(config, objective, device_mesh), store.fetch)
     run.observer = observer
     try:
-        return run.until_done(first, steps_per_dispatch(config, network))
+        return run.until_done(first, 1 if store.on_host else steps_per_dispatch(config, network))
     finally:
         run.close()
 
 
+def load_teacher(config: Any, spec: DataSpec) -> objectives.Teacher | None:
+    """The diffusion model of ``objective.teacher`` where the transition asks for one.
+
+    Raises:
+      UserError: when there is none, or it was trained on images of another shape or with other labels.
+    """
+    if not config.objective.transition.startswith("teacher"):
+        return None
+    place = checkpoint.resolve(config.objective.teacher)
+    meta = checkpoint.read_meta(place)
+    shape = lambda spec: (spec["image_size"], spec["channels"], spec["num_classes"])  # noqa: E731
+    if shape(meta["spec"]) != shape(asdict(spec)):
+        raise UserError(
+            f"config.objective.teacher = {config.objective.teacher} was trained on other data: image size, channels "
+            f"and classes are {shape(meta['spec'])} there and {shape(asdict(spec))} here"
+        )
+    network = models.build(config_lib.from_dict(meta["config"]).model, spec)
+    return objectives.Teacher(network.denoise, checkpoint.read_weights(place)[0])
+
+
 def start_state(
-    config: Any, network: models.Network, spec: DataSpec, device_mesh: Any, saver: checkpoint.Checkpointer
+    config: Any, network: models.Network, objective: objectives.Objective, device_mesh: Any, saver: Any
 ) -> TrainState:
     """The state to go on from. Precedence: the workdir's newest checkpoint, ``init.checkpoint``, random weights."""
     key = step.room_key(config.seed, step.INIT)
     whole = mesh.replicated(device_mesh)
     fresh = jax.jit(lambda: step.initial_state(config, network.init(key)), out_shardings=whole)
+
+    def with_context(state: TrainState) -> TrainState:  # not in the jitted function: a teacher is no constant of it
+        return replace(state, context=jax.device_put(objective.start(state.params), whole))
+
     if saver.latest_step() is not None:
         like = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), jax.eval_shape(fresh)
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
+            jax.eval_shape(lambda: with_context(fresh())),
         )
         state = saver.restore(like)
         saver.check_config()
         print(f"resuming from step {int(state.step)}", file=sys.stderr)
         return state
     if not config.init.checkpoint:
-        return fresh()
+        return with_context(fresh())
     place = checkpoint.resolve(config.init.checkpoint)
     weights, profile = checkpoint.read_weights(place, config.init.ema)
     checkpoint.check_weights(weights, jax.eval_shape(network.init, key), str(place))
     print(f"starting from {place} ({profile})", file=sys.stderr)
-    return jax.jit(lambda weights: step.initial_state(config, weights), out_shardings=whole)(
-        jax.device_put(weights, whole)
-    )
+    initial = jax.jit(lambda weights: step.initial_state(config, weights), out_shardings=whole)
+    return with_context(initial(jax.device_put(weights, whole)))
 
 
 def steps_per_dispatch(config: Any, network: models.Network) -> int:
@@ -128,7 +156,7 @@ def steps_per_dispatch(config: Any, network: models.Network) -> int:
         config.sampling.every_steps,
         config.evaluation.every_steps,
     )
-    common = math.gcd(*periods)
+    common = math.gcd(*periods, *checkpoint.kept_steps(config))
     return max(divisor for divisor in range(1, min(wanted, common) + 1) if common % divisor == 0)
 
 
@@ -145,11 +173,13 @@ class _Run:
         state: TrainState,
         saver: checkpoint.Checkpointer,
         pipeline: Any,
+        store: ReferenceFeed,
         device_mesh: Any,
     ):
         self.config, self.workdir, self.saver, self.pipeline = config, workdir, saver, pipeline
         self.state, self.pending, self.window = state, [], []
-        self.arrays = jax.device_put(pipeline.arrays, mesh.replicated(device_mesh))
+        self.arrays, self.kept = store.arrays, frozenset(checkpoint.kept_steps(config))
+        self.complete = store.complete
         self.item_sharding = mesh.split_batch(device_mesh, axis=1)
         self.writer = MetricWriter(
             workdir,
@@ -182,7 +212,7 @@ class _Run:
 
     def _items(self, at: int, count: int) -> Any:
         try:
-            return jax.device_put(self.pipeline.next(at, count), self.item_sharding)
+            return jax.device_put(self.complete(at, self.pipeline.next(at, count)), self.item_sharding)
         except Exception:
             if self.signal is None:
                 raise
@@ -196,7 +226,7 @@ class _Run:
 
     def _after(self, done: int) -> None:
         config, last = self.config, done == self.config.total_steps
-        if last or done % config.checkpoint.every_steps == 0:
+        if last or done % config.checkpoint.every_steps == 0 or done in self.kept:
             self._save(done)
         if last or done % config.log.every_steps == 0:
             self._log(done)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from sct_jax.diffusion.process import to_unit_range
 from sct_jax.objectives import Objective
 from sct_jax.training import ema, mesh, optimizer
 from sct_jax.training.state import TrainState
@@ -26,17 +27,17 @@ def room_key(seed: int, room: int) -> Array:
     return jax.random.fold_in(jax.random.key(seed), room)
 
 
+def draw_key(seed: int, step: Array) -> Array:
+    """The key of the draws of training step ``step``: times, noise and references follow from it."""
+    return jax.random.fold_in(jax.random.fold_in(room_key(seed, TRAIN), step), DRAW)
+
+
 def initial_state(config: Any, params: Any) -> TrainState:
-    """The state before the first step, from initial parameters; every EMA profile starts at them."""
+    """The state before the first step, from initial parameters, without context; every EMA profile starts at them."""
     copy = lambda: jax.tree.map(jnp.array, params)  # noqa: E731  donation needs buffers of their own
     rule = optimizer.build(config.optimizer, config.total_steps)
     averages = {profile: copy() for profile in config.ema.profiles}
     return TrainState(jnp.zeros((), jnp.int32), copy(), rule.init(params), averages, {})
-
-
-def to_unit_range(images: Array) -> Array:
-    """uint8 ``[0, 255]`` to float32 ``[-1, 1]``."""
-    return images.astype(jnp.float32) / 127.5 - 1.0
 
 
 def random_flip(images: Array, key: Array) -> Array:
@@ -46,7 +47,11 @@ def random_flip(images: Array, key: Array) -> Array:
 
 
 def make_train_step(config: Any, objective: Objective, device_mesh: Mesh) -> TrainStep:
-    """Builds the step. A batch is ``{"image": uint8 [B, H, W, C], "label": int32 [B]}``, B the global batch size."""
+    """Builds the step.
+
+    A batch is ``{"image": uint8 [B, H, W, C], "label": int32 [B]}``, B the global batch size; ``"references"`` is there
+    too where the objective takes them from elsewhere than the batch (``data.references``).
+    """
     rule = optimizer.build(config.optimizer, config.total_steps)
     rate = optimizer.learning_rate(config.optimizer, config.total_steps)
     profiles = {text: ema.parse_profile(text) for text in config.ema.profiles}
@@ -58,7 +63,8 @@ def make_train_step(config: Any, objective: Objective, device_mesh: Mesh) -> Tra
         images = jax.lax.with_sharding_constraint(to_unit_range(batch["image"]), split)
         if config.data.flip:
             images = random_flip(images, purpose(FLIP))
-        draws = objective.draw(images, batch["label"], purpose(DRAW), state.step)
+        key_of_draws = draw_key(config.seed, state.step)
+        draws = objective.draw(images, batch["label"], key_of_draws, state.step, batch.get("references", {}))
         draws = jax.lax.with_sharding_constraint(draws, split)
         grads, metrics = gradients(
             objective, state.params, state.context, draws, purpose(DROPOUT), config.optimizer.accumulate
@@ -70,7 +76,8 @@ def make_train_step(config: Any, objective: Objective, device_mesh: Mesh) -> Tra
             for text, profile in profiles.items()
         }
         metrics |= {"grad_norm": optax.global_norm(grads), "lr": rate(state.step)}
-        return TrainState(state.step + 1, params, opt_state, averages, state.context), metrics
+        context = objective.advance(state.context, params, state.step)
+        return TrainState(state.step + 1, params, opt_state, averages, context), metrics
 
     return train_step
 

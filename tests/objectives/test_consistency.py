@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sct_jax import config as config_lib
+from sct_jax import objectives
 from sct_jax.diffusion import process, score
 from sct_jax.objectives import consistency
 from sct_jax.objectives.table import ROWS
@@ -31,7 +32,7 @@ def network(x, t):
 def build(config, denoiser=None):
     """The objective with both of its functions jitted."""
     objective = consistency.build(config, denoiser or denoise)
-    return consistency.Objective(jax.jit(objective.draw), jax.jit(objective.loss))
+    return objective._replace(draw=jax.jit(objective.draw), loss=jax.jit(objective.loss))
 
 
 def denoise(params, x, t, labels=None, augment_labels=None, dropout_key=None):
@@ -60,7 +61,9 @@ def test_ect_is_the_original_loss(c, stage):
         "r": r,
         "x_t": process.add_noise(images, noise, t),
         "x_r": process.add_noise(images, noise, r),
-        "scale": jnp.ones(16),
+        "estimate": images,
+        "s": jnp.zeros(16),
+        "weight": 1 / (t - r),
     }
     losses, _ = objective.loss(jnp.float32(1), {}, draws, KEY)
     np.testing.assert_allclose(losses, of("loss"), rtol=2e-4)
@@ -80,7 +83,7 @@ def test_sct_with_a_single_reference_is_ect():
 
 def test_sct_moves_x_r_to_the_posterior_mean_by_one_minus_the_ratio():
     images, labels = batch(24)
-    ect, sct = (build(make_config(m, schedule="staged")).draw(images, labels, KEY, STEP) for m in ROWS if m != "edm")
+    ect, sct = (build(make_config(m, schedule="staged")).draw(images, labels, KEY, STEP) for m in ("ect", "sct"))
     noise = jax.random.normal(jax.random.split(KEY)[1], images.shape)
     estimate = score.posterior_mean(images, noise, ect["t"], images).estimate
     moved = process.per_image(1 - ect["r"] / ect["t"], images) * (estimate - images)
@@ -168,3 +171,82 @@ def test_normalizing_the_stage_keeps_the_scale_of_the_loss():
             o.loss(jnp.float32(1), {}, o.draw(images, labels, KEY, jnp.int32(step)), KEY)[0] for o in (plain, normal)
         )
         np.testing.assert_allclose(b, a / 2.0 ** (step / 5000), rtol=1e-5)
+
+
+def test_a_phased_model_compares_predictions_of_the_clean_image():
+    # The loss by hand in the segment's own space: f(x_t, t→s) against f(x_r, r→s), divided by 1 − s/t.
+    images, labels = batch(64)
+    objective = build(make_config("sct", phases=4))
+    draws = objective.draw(images, labels, KEY, jnp.int32(60_000))
+    t, r, s = (process.per_image(draws[name], images) for name in "trs")
+    assert jnp.all((draws["s"] <= draws["r"]) & (draws["r"] < draws["t"]))
+    assert len(set(draws["s"].tolist())) > 1
+
+    def f(x, at):
+        return s / at * x + (1 - s / at) * 0.7 * network(x, at.ravel())
+
+    # where r = s, f(x_s, s→s) = x_s, the terminal state
+    target = jnp.where(r > s, f(draws["x_r"], jnp.maximum(r, 1e-9)), draws["x_r"])
+    difference = (f(draws["x_t"], t) - target) / (1 - s / t)
+    expected = draws["weight"] * jnp.sqrt(jnp.sum(difference**2, axis=(1, 2, 3)))
+    losses, metrics = objective.loss(jnp.float32(0.7), {}, draws, KEY)
+    roomy = draws["t"] - draws["s"] > 0.02 * draws["t"]  # nearer to the edge the form by hand cancels
+    np.testing.assert_allclose(losses[roomy], expected[roomy], rtol=2e-3)
+    assert jnp.isfinite(losses).all()
+    assert jnp.array_equal(metrics["terminal"] == 1, draws["r"] == draws["s"])
+
+
+def gaussian_teacher(params, x, t, labels=None, augment_labels=None, dropout_key=None):
+    return x * params / (params + process.per_image(t, x) ** 2)
+
+
+@pytest.mark.parametrize(("transition", "order"), [("teacher_euler", 2), ("teacher_heun", 3)])
+def test_a_teacher_steps_along_the_exact_flow(transition, order):
+    # For data N(0, v) the flow is x_r = x_t √((v + r²)/(v + t²)); one step errs by O((t − r)^order).
+    variance = jnp.float32(0.25)
+    teacher = objectives.Teacher(gaussian_teacher, variance)
+    seen = {}
+
+    def spy(params, x, t, labels=None, augment_labels=None, dropout_key=None):
+        seen[len(seen)] = (x, t)
+        return x
+
+    errors = []
+    for step in (5000, 6000):  # the gap halves from one to the other
+        seen.clear()
+        config = make_config("cd", transition=transition, pair="mapping", times="lognormal", stage_steps=1000)
+        config.objective.update({"teacher": "there", "schedule": "staged", "bootstrap": "online", "b": 0.0})
+        objective = consistency.build(config, spy, teacher)
+        draws = objective.draw(*batch(256), KEY, jnp.int32(step))
+        objective.loss(None, objective.start(None), draws, KEY)
+        (x_t, t), (x_r, r) = seen[0], seen[1]
+        middle = (t > 0.3) & (t < 1.0) & (r > 0)
+        exact = x_t * process.per_image(jnp.sqrt((variance + r**2) / (variance + t**2)), x_t)
+        errors.append(float(jnp.abs(x_r - exact)[middle].max()))
+    assert 2 ** (order - 0.6) < errors[0] / errors[1] < 2 ** (order + 0.8)
+
+
+def test_the_target_network_of_ct_is_an_average_of_the_trained_one():
+    config = make_config("ct")
+    config.total_steps = 1000
+    objective = consistency.build(config, denoise)
+    params = {"w": jnp.float32(1.0)}
+    context = objective.start(params)
+    expected = 1.0
+    for step, value in ((0, 2.0), (500, 3.0), (999, -1.0)):
+        points = int(consistency.times.num_scales(jnp.int32(step), 1000, 2, 150, "progressive"))
+        decay = 0.9 ** (2 / (points - 1))
+        expected = decay * expected + (1 - decay) * value
+        context = objective.advance(context, {"w": jnp.float32(value)}, jnp.int32(step))
+        assert float(context["target"]["w"]) == pytest.approx(expected, rel=1e-5)
+    # and it is what the bootstrap uses
+    images, labels = batch(8)
+    objective = build(config)
+    draws = objective.draw(images, labels, KEY, jnp.int32(900))
+    bootstrap_of = lambda target: objective.loss(jnp.float32(1), {"target": target}, draws, KEY)[0]  # noqa: E731
+    assert not jnp.allclose(bootstrap_of(jnp.float32(1)), bootstrap_of(jnp.float32(0.5)))
+
+
+def test_a_transition_without_its_teacher_is_refused():
+    with pytest.raises(ValueError, match="teacher"):
+        consistency.build(make_config("cd"), denoise)

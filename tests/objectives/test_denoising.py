@@ -8,6 +8,7 @@ import pytest
 from sct_jax import config as config_lib
 from sct_jax.diffusion import process
 from sct_jax.objectives import denoising
+from sct_jax.objectives.distances import inverse_output_scale
 from sct_jax.objectives.table import ROWS
 
 
@@ -16,7 +17,7 @@ def test_the_weight_undoes_the_output_scale():
     from sct_jax.diffusion.precondition import coefficients
 
     t = jnp.geomspace(0.002, 80, 30)
-    np.testing.assert_allclose(denoising.edm_weight(t, 0.5) * coefficients(t).c_out ** 2, 1.0, rtol=1e-5)
+    np.testing.assert_allclose(inverse_output_scale(t, t, 0.5) * coefficients(t).c_out ** 2, 1.0, rtol=1e-5)
 
 
 def test_the_posterior_mean_of_gaussian_data_minimises_the_loss():

@@ -115,7 +115,8 @@ def test_starting_from_another_run_takes_its_average(tmp_path):
     config = make_config(init__checkpoint=str(tmp_path / "teacher"))
     network = models.build(config.model, SPEC)
     saver = loop.checkpoint.Checkpointer(tmp_path / "student", config, SPEC)
-    state = loop.start_state(config, network, SPEC, loop.mesh.make_mesh(1), saver)
+    objective = loop.objectives.build(config, network.denoise)
+    state = loop.start_state(config, network, objective, loop.mesh.make_mesh(1), saver)
     saver.close()
     assert int(state.step) == 0
     assert same(state.params, teacher.ema["constant:0.5"])

@@ -1,0 +1,252 @@
+"""Trains a grid of variants x seeds at equal steps from one data set's configs; writes the table, the curves, the JSON.
+
+    python benchmarks/ablation.py --study references --data digits --seeds 0,1,2 --out docs/results/ablation_references
+
+``--study`` is one of STUDIES below, a comparison that the paper or its reviewers asked for. ``--data`` is the prefix of
+the configs (digits, fashion_mnist, gmm_2d, gmm_64d, cifar10): for each seed one diffusion model is trained from
+``DATA_edm.py`` and the variants from it. Studies share runs, and everything resumes: what is trained is not trained
+again, what is measured not measured again. ``--all``, ``--edm`` and ``--tune KEY=VALUE`` override every config, the
+diffusion model's or the variants'.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from svg import stand_alone
+
+from sct_jax import config as config_lib
+from sct_jax import files
+from sct_jax.evaluation.provenance import provenance
+from sct_jax.evaluation.run import evaluate_checkpoint
+from sct_jax.report.plots import Series, line_chart
+from sct_jax.training.loop import train
+
+ROOT = Path(__file__).resolve().parent.parent
+METRICS = {
+    "gmm": ("consistency_error", "consistency_error_at_t_max", "w2"),
+    "images": ("fd_pca", "fd_classifier", "class_agreement"),
+}
+
+DEFAULT_SAMPLING: tuple[dict[str, Any], ...] = ({"steps": (1, 2)},)
+
+
+class Variant(NamedTuple):
+    """One trained model: a config with overrides, started from the variant ``start`` ("": from scratch)."""
+
+    config: str
+    overrides: dict[str, str]
+    start: str = "edm"
+    sampling: tuple[dict[str, Any], ...] = DEFAULT_SAMPLING  # each is a way to measure it
+
+
+def sct(*sampling: dict[str, Any], start: str = "edm", **overrides: str) -> Variant:
+    """SCT with ``objective_phases="4"`` and the like; underscores after the room's name are dots."""
+    return Variant("sct", _keys(overrides), start, sampling or DEFAULT_SAMPLING)
+
+
+def ect(*sampling: dict[str, Any], start: str = "edm", **overrides: str) -> Variant:
+    """ECT, as :func:`sct`."""
+    return Variant("ect", _keys(overrides), start, sampling or DEFAULT_SAMPLING)
+
+
+def _keys(overrides: dict[str, str]) -> dict[str, str]:
+    return {key.replace("_", ".", 1): value for key, value in overrides.items()}
+
+
+def _guidance(kept: Sequence[str], strengths: Sequence[float]) -> tuple[dict[str, Any], ...]:
+    plain = {"steps": (1, 2)}
+    return plain, *({"steps": (1, 2), "bad": part, "omega": omega} for part in kept for omega in strengths)
+
+
+EDGES_PAST = (1.0, 0.9, 0.7, 0.5, 0.3)
+DROPPED = {"model_conditional": "True", "model_label_dropout": "0.1"}
+STUDIES: dict[str, dict[str, Variant]] = {
+    # ECT against SCT, over training steps and at their end.
+    "methods": {"ect": ect(), "sct": sct()},
+    # Where the rows of the posterior mean come from, and how many; of the query's class or of all.
+    "references": {
+        "ect (1 row)": ect(objective_schedule="smooth"),
+        "bank of 16": sct(reference_source="bank", reference_size="16"),
+        "bank of 256": sct(reference_source="bank", reference_size="256"),
+        "batch": sct(),
+        "batch, all classes": sct(reference_same_class="False"),
+        "dataset": sct(reference_source="dataset"),
+        "dataset, all classes": sct(reference_source="dataset", reference_same_class="False"),
+    },
+    # The schedule apart from the target.
+    "schedule": {
+        "sample, staged (ect)": ect(),
+        "sample, smooth": ect(objective_schedule="smooth"),
+        "posterior mean, staged": sct(objective_schedule="staged"),
+        "posterior mean, smooth (sct)": sct(),
+    },
+    # Phases of the ODE path, and how far past an edge sampling steps.
+    "phases": {
+        "1 phase": sct({"steps": (1,)}),
+        **{
+            f"{phases} phases": sct(
+                *({"steps": (phases,), "eta": eta} for eta in EDGES_PAST), objective_phases=str(phases)
+            )
+            for phases in (2, 4, 8)
+        },
+    },
+    # A bad version of itself at a strength; and classifier-free guidance of a model trained with label dropout.
+    "guidance": {
+        "bad version": sct(
+            *_guidance(("0.25", "0.5", "0.75"), (0.1, 0.3, 1.0)), checkpoint_keep_fractions="0.25,0.5,0.75"
+        ),
+        "edm, label dropout": Variant("edm", _keys(DROPPED), "", ({"steps": (18,)},)),
+        "classifier-free": sct(*_guidance(("unconditional",), (0.1, 0.3, 1.0)), start="edm, label dropout", **DROPPED),
+    },
+    # Tuning against training from scratch, each with and without the reduced variance.
+    "scratch": {
+        "ect, tuned": ect(),
+        "sct, tuned": sct(),
+        "ect, from scratch": ect(start=""),
+        "sct, from scratch": sct(start=""),
+    },
+}
+
+
+def train_one(args: argparse.Namespace, seed: int, name: str, variant: Variant, folder: Path) -> dict[str, Any]:
+    """Trains and measures one variant with one seed; ``{"measured", "curve", "seconds"}``."""
+    workdir = folder / "".join(c if c.isalnum() else "_" for c in _identity(name, variant))
+    overrides = pairs(args.all) | pairs(args.edm if variant.config == "edm" else args.tune) | variant.overrides
+    overrides |= {
+        "seed": str(seed),
+        "init.checkpoint": str(folder / _folder_of(variant.start)) if variant.start else "",
+    }
+    config = config_lib.load_config(ROOT / "configs" / f"{args.data}_{variant.config}.py", overrides)
+    train(config, workdir)
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    measured = []
+    for sampling in variant.sampling:
+        measured += [row | {"sampling": sampling} for row in measure(args, workdir, config, sampling)]
+    curve = [row for row in rows if row["kind"] == "evaluation"]
+    return {"measured": measured, "curve": curve, "seconds": max(row.get("seconds", 0.0) for row in rows)}
+
+
+def _identity(name: str, variant: Variant) -> str:
+    """A name for the run's folder by what it is, so that studies share it."""
+    changed = "_".join(f"{key.split('.')[-1]}{value}" for key, value in sorted(variant.overrides.items()))
+    start = "" if variant.start in ("edm", "") else "_from_dropout"
+    return f"{variant.config}{'' if variant.start or variant.config == 'edm' else '_scratch'}{start}_{changed}".rstrip(
+        "_"
+    )
+
+
+def _folder_of(start: str) -> str:
+    variants = {name: variant for study in STUDIES.values() for name, variant in study.items()}
+    variant = variants.get(start, Variant("edm", {}, ""))
+    return "".join(c if c.isalnum() else "_" for c in _identity(start, variant))
+
+
+def measure(args: argparse.Namespace, workdir: Path, config: Any, sampling: dict[str, Any]) -> list[dict[str, Any]]:
+    """The metrics of one way to sample, over three sampling seeds; kept beside the run."""
+    label = "_".join(f"{key}{value}" for key, value in sampling.items()).replace(" ", "")
+    path = workdir / f"ablation_{''.join(c if c.isalnum() or c in '._' else '-' for c in label)}.json"
+    if path.exists():
+        return json.loads(path.read_text())["results"]
+    options: dict[str, Any] = {key: value for key, value in sampling.items() if key in ("eta", "omega")}
+    if "bad" in sampling:
+        options["guide"] = sampling["bad"]
+        if sampling["bad"] != "unconditional":
+            step = round(float(sampling["bad"]) * config.total_steps)
+            kept = sorted((abs(int(p.name) - step), p) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+            options["guide"] = str(kept[0][1])
+    result = evaluate_checkpoint(workdir, steps=sampling["steps"], num=args.num, seeds=(0, 1, 2), **options)
+    files.write_text(path, json.dumps(result, indent=1) + "\n")
+    return result["results"]
+
+
+def pairs(texts: list[str]) -> dict[str, str]:
+    """``["a.b=1"]`` as a dict."""
+    return dict(text.split("=", 1) for text in texts)
+
+
+def table(results: dict[str, list[dict[str, Any]]], metrics: Sequence[str]) -> str:
+    """Markdown: variant and sampling against metrics, mean ± sample standard deviation over training seeds."""
+    lines = [
+        f"| variant | sampling | {' | '.join(metrics)} | training, s |",
+        "|---|---|" + "---:|" * (len(metrics) + 1),
+    ]
+    for name, runs in results.items():
+        for index, first in enumerate(runs[0]["measured"]):
+            cells = [spread([run["measured"][index].get(metric) for run in runs]) for metric in metrics]
+            seconds = f"{np.mean([run['seconds'] for run in runs]):.0f}"
+            lines.append(f"| {name} | {_how(first)} | {' | '.join(cells)} | {seconds} |")
+    return "\n".join(lines)
+
+
+def _how(row: dict[str, Any]) -> str:
+    sampling, steps = row["sampling"], row["sampling_steps"]
+    parts = [f"{steps} step{'s' if steps > 1 else ''}"]
+    parts += [f"η = {sampling['eta']:g}"] if "eta" in sampling else []
+    if "bad" in sampling:
+        bad = sampling["bad"]
+        parts.append(f"ω = {sampling['omega']:g}, {bad if bad == 'unconditional' else f'at {float(bad):.0%}'}")
+    return ", ".join(parts)
+
+
+def spread(values: list[float | None]) -> str:
+    """Mean ± sample standard deviation, or a dash where the metric does not apply."""
+    if any(value is None for value in values):
+        return "–"
+    digits = 4 if abs(np.mean(values)) < 0.1 else 3
+    return f"{np.mean(values):.{digits}f}" + (f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else "")
+
+
+def curves(results: dict[str, list[dict[str, Any]]], metric: str) -> str:
+    """A stand-alone SVG of ``metric`` against training steps, one- and two-step sampling, means over seeds; or ""."""
+    series = []
+    for colour, (name, runs) in enumerate(results.items()):
+        for dash, steps in enumerate((1, 2)):
+            rows = [
+                [row for row in run["curve"] if row.get("sampling_steps") == steps and metric in row] for run in runs
+            ]
+            if min(map(len, rows)) > 1:
+                x = [row["step"] for row in rows[0]]
+                y = np.mean([[row[metric] for row in run[: len(x)]] for run in rows], axis=0)
+                series.append(Series(f"{name}, {steps}-step", x, y.tolist(), colour=colour, dash=dash, markers=True))
+    return stand_alone(line_chart(series, "training step", metric, log_y=True), series) if series else ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--study", required=True, choices=sorted(STUDIES))
+    parser.add_argument("--data", default="digits", help="the configs' prefix")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--runs", default="runs/ablation")
+    parser.add_argument("--num", type=int, help="samples for each sampling seed")
+    for group in ("all", "edm", "tune"):
+        parser.add_argument(f"--{group}", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--out", required=True, help="OUT.md, OUT.json and, where there are curves, OUT.svg")
+    args = parser.parse_args()
+    metrics = METRICS["gmm" if args.data.startswith("gmm") else "images"]
+    variants = {"edm": Variant("edm", {}, "", ({"steps": (18,)},)), **STUDIES[args.study]}
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
+    began = time.time()
+    for seed in map(int, args.seeds.split(",")):
+        folder = Path(args.runs) / args.data / f"seed{seed}"
+        for name, variant in variants.items():
+            results[name].append(train_one(args, seed, name, variant, folder))
+        print(f"seed {seed} done after {time.time() - began:.0f} s\n{table(results, metrics)}", flush=True)
+    facts = provenance(seeds=args.seeds, overrides={group: getattr(args, group) for group in ("all", "edm", "tune")})
+    commit = facts["commit"]["hash"][:12] if facts["commit"] else "unknown"
+    made = f"Made by `python benchmarks/{' '.join(facts['command'])}` at commit {commit}; mean ± spread over the seeds."
+    chart = curves(results, metrics[0])
+    if chart:
+        files.write_text(f"{args.out}.svg", chart)
+        made += f"\n\n![{metrics[0]} against training steps]({Path(args.out).name}.svg)"
+    files.write_text(f"{args.out}.json", json.dumps({"results": results, "provenance": facts}, indent=1) + "\n")
+    files.write_text(f"{args.out}.md", f"{table(results, metrics)}\n\n{made}\n")
+    print(f"{args.out}.md")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Where the rows of the posterior mean come from: the batch, a bank of rows for each query, or the whole data set."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from sct_jax.data import references as store
+from sct_jax.diffusion import process, score
+from sct_jax.objectives import Array
+
+# posterior(images, noise, t, labels, references, key) -> score.PosteriorMean
+Posterior = Callable[[Array, Array, Array, Array, dict[str, Array], Array], score.PosteriorMean]
+
+
+def build(config: Any, device_mesh: Mesh | None = None) -> Posterior:
+    """The posterior mean with the rows that ``config.reference`` names.
+
+    ``references`` is what the loop keeps for them (``data.references``): nothing for ``"batch"``; the store for the
+    others, or the rows themselves, uint8 ``[B, n, H, W, C]``, where the store does not fit on the device.
+    """
+    reference = config.reference
+    masked = config.model.conditional and reference.same_class
+    flip = config.data.flip
+
+    def batch(images: Array, noise: Array, t: Array, labels: Array, references: Any, key: Array) -> Any:
+        mask = score.same_class(labels, labels) if masked else None
+        return score.posterior_mean(images, noise, t, images, mask)
+
+    def bank(images: Array, noise: Array, t: Array, labels: Array, references: Any, key: Array) -> Any:
+        shape = (len(images), reference.size)
+        flips = jax.random.bernoulli(flip_key(key), 0.5, shape) if flip else None
+        index = None if "rows" in references else store.draw_rows(row_key(key), references, labels, reference.size, masked)
+
+        def rows(start: Array, count: int) -> Array:
+            part = lambda x: jax.lax.dynamic_slice_in_dim(x, start, count, axis=1)  # noqa: E731
+            taken = part(references["rows"]) if index is None else references["image"][part(index)]
+            taken = process.to_unit_range(taken)
+            if flips is None:
+                return taken
+            return jnp.where(part(flips)[..., None, None, None], taken[..., ::-1, :], taken)
+
+        return score.bank_posterior_mean(images, noise, t, rows, num_rows=reference.size, block=reference.bank_block)
+
+    def dataset(images: Array, noise: Array, t: Array, labels: Array, references: Any, key: Array) -> Any:
+        arguments = (images, noise, t, references["image"])
+        options: dict[str, Any] = {"image_labels": references["label"], "flip": flip, "block": reference.block}
+        if masked:
+            options["labels"] = labels
+        if device_mesh is not None and device_mesh.size > 1:
+            return score.sharded_dataset_posterior_mean(device_mesh, *arguments, **options)
+        return score.dataset_posterior_mean(*arguments, **options)
+
+    return {"batch": batch, "bank": bank, "dataset": dataset}[reference.source]
+
+
+def row_key(key: Array) -> Array:
+    """The key of the bank's rows, from the key of the step's draws."""
+    return jax.random.fold_in(key, 101)
+
+
+def flip_key(key: Array) -> Array:
+    """The key of their mirroring."""
+    return jax.random.fold_in(key, 102)

@@ -1,0 +1,77 @@
+"""Snapshots at fractions of a run: which steps they are, and that nothing deletes them."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import sct_jax
+from sct_jax import config as config_lib
+from sct_jax import models
+from sct_jax.data import DataSpec
+from sct_jax.training import checkpoint, step
+
+SPEC = DataSpec(8, 1, 10, 1797)
+
+
+def make_config(total_steps=20, every=1, **fields):
+    config = config_lib.default_config()
+    config.total_steps, config.log.every_steps, config.checkpoint.every_steps = total_steps, every, every
+    config.model.name, config.model.channels, config.model.num_blocks = "film_mlp", 4, 1
+    config.checkpoint.update(fields)
+    return config_lib.validate(config)
+
+
+@pytest.mark.parametrize(
+    ("total", "every", "fractions", "steps"),
+    [
+        (100, 1, (), ()),
+        (100, 1, (0.25, 0.5, 0.75), (25, 50, 75)),
+        (100, 1, (0.75, 0.25, 0.25), (25, 75)),
+        (10, 1, (0.25, 0.75), (3, 8)),  # halves go up
+        (5000, 100, (0.25, 0.503, 0.76), (1300, 2500, 3800)),  # 1250 lies half way
+        (1000, 100, (0.001, 1.0), (100, 1000)),  # no earlier than the first call's end
+        (1009, 100, (0.97, 1.0), (1000, 1009 - 9)),  # 1000 is nearer to the end than 1100
+        (1060, 100, (1.0,), (1060,)),  # within the run
+        (50, 100, (0.5,), (50,)),
+    ],
+)
+def test_the_steps_of_the_fractions(total, every, fractions, steps):
+    assert checkpoint.kept_steps(make_config(total, every, keep_fractions=fractions)) == tuple(sorted(set(steps)))
+
+
+def test_the_steps_divide_as_all_periods_do():
+    config = make_config(10_000, 1000, keep_fractions=(0.33,))
+    config.sampling.every_steps, config.evaluation.every_steps = 400, 600
+    assert checkpoint.kept_steps(config) == (3400,)  # multiples of 200; 3300 goes up
+
+
+def saved(workdir, steps, **fields):
+    """The checkpoints that are left after saves at ``steps``."""
+    config = make_config(**fields)
+    saver = checkpoint.Checkpointer(workdir, config, SPEC)
+    state = step.initial_state(config, jax.jit(models.build(config.model, SPEC).init)(jax.random.key(0)))
+    for number in steps:
+        saver.save(state._replace(step=jnp.int32(number)))
+    saver.close()
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+def test_snapshots_outlive_keep_one(tmp_path):
+    assert saved(tmp_path, range(1, 21), keep=1, keep_fractions=(0.25, 0.5, 0.75)) == [5, 10, 15, 20]
+    # A later process goes on, and still leaves them.
+    assert saved(tmp_path, (21, 22), keep=1, keep_fractions=(0.25, 0.5, 0.75)) == [5, 10, 15, 22]
+    assert sct_jax.load(tmp_path / "checkpoints" / "5").step == 5
+    assert sct_jax.load(tmp_path).step == 22
+
+
+@pytest.mark.parametrize(
+    ("fields", "left"),
+    [
+        ({"keep": 1}, [12]),
+        ({"keep": 3}, [10, 11, 12]),
+        ({"keep": 2, "keep_every_steps": 4}, [4, 8, 11, 12]),
+        ({"keep": 2, "keep_every_steps": 4, "keep_fractions": (0.25, 0.4)}, [4, 5, 8, 11, 12]),
+    ],
+)
+def test_keep_and_keep_every_steps_mean_what_they_meant(tmp_path, fields, left):
+    assert saved(tmp_path, range(1, 13), **fields) == left
