@@ -4,18 +4,27 @@
 (self-normalised importance sampling; Stable Target Field, arXiv 2302.00670, eq. 6; SCT, arXiv 2410.18958, eq. 12).
 When the reference set holds the query's own sample the estimate is unbiased, and its variance given ``x_t`` is never
 larger than that of the sample itself: this is the variance reduction of SCT.
+
+The same estimate for three kinds of reference set: ``posterior_mean`` for rows that all queries share, few enough to
+weigh at once (the batch); ``bank_posterior_mean`` for rows of each query's own; ``dataset_posterior_mean`` and its
+sharded form for all rows there are. The last two go block by block, so their memory does not grow with the rows.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
-from sct_jax.diffusion.process import per_image
+from sct_jax.diffusion import online_softmax, pixel_distance
+from sct_jax.diffusion.process import per_image, to_unit_range
 
 Array = jax.Array
+HIDDEN = -2  # the label of rows that no query may see: what pads a data set to a multiple of the devices
 
 
 class PosteriorMean(NamedTuple):
@@ -49,28 +58,159 @@ def posterior_mean(x_0: Array, noise: Array, t: Array, references: Array, mask: 
       ValueError: for shapes that do not fit, and for a query with no visible reference. Where the mask is traced
         (under ``jit``) its values cannot be raised on: that query's estimate is NaN, which stops a training run.
     """
-    batch, count = x_0.shape[0], references.shape[0]
-    if noise.shape != x_0.shape or references.shape[1:] != x_0.shape[1:] or t.shape != (batch,) or count == 0:
-        raise ValueError(
-            "posterior_mean needs x_0 and noise [B, ...], t [B] and references [n, ...] with n >= 1, got "
-            f"{x_0.shape}, {noise.shape}, {t.shape}, {references.shape}"
-        )
+    _check_queries(x_0, noise, t)
+    batch, count = len(x_0), len(references)
+    if references.shape[1:] != x_0.shape[1:] or count == 0:
+        raise ValueError(f"references must be [n, ...] like x_0 {x_0.shape}, n >= 1, got {references.shape}")
     if mask is not None:
         _check_mask(mask, batch, count)
     x_0, noise, t, references = map(jax.lax.stop_gradient, (x_0, noise, t, references))
-    queries, rows = x_0.reshape(batch, -1), references.reshape(count, -1).astype(jnp.float32)
-    distance = squared_distance_gap(queries, noise.reshape(batch, -1), t, rows)
+    rows = references.reshape(count, -1).astype(jnp.float32)
+    distance = squared_distance_gap(x_0.reshape(batch, -1), noise.reshape(batch, -1), t, rows)
     log_weights = -distance / (2.0 * t[:, None] ** 2)
     if mask is not None:
         log_weights = jnp.where(mask, log_weights, -jnp.inf)
-    weights = jax.nn.softmax(log_weights, axis=1)  # a row of −inf gives NaN, on purpose
-    estimate = jnp.matmul(weights, rows, precision="highest")
-    return PosteriorMean(
-        estimate=estimate.reshape(x_0.shape),
-        effective_sample_size=1.0 / jnp.sum(weights**2, axis=1),
-        entropy=-jnp.sum(jnp.where(weights > 0, weights * jnp.log(jnp.where(weights > 0, weights, 1.0)), 0.0), axis=1),
-        own_distance=jnp.mean((estimate - queries) ** 2, axis=1),
-    )
+    return _result(x_0, *online_softmax.finish(online_softmax.summarise(log_weights, rows)))
+
+
+def bank_posterior_mean(
+    x_0: Array,
+    noise: Array,
+    t: Array,
+    rows: Array | Callable[[Array, int], Array],
+    *,
+    num_rows: int | None = None,
+    block: int = 16,
+) -> PosteriorMean:
+    """Estimates ``E[x_0 | x_t]`` from ``n`` rows of each query's own, and its own sample: ``n + 1`` in all.
+
+    Args:
+      x_0, noise, t: the queries, as for :func:`posterior_mean`.
+      rows: ``[B, n, H, W, C]``, uint8 or float, without the own sample; or ``rows(start, count)`` that gives rows
+        ``start ... start + count − 1`` of them (``start`` is traced, ``count`` is not) where all together would be
+        too many: only ``block`` of them exist as floats at a time.
+      num_rows: ``n``; needed with a callable.
+      block: rows for each query worked on at a time.
+
+    Raises:
+      ValueError: for shapes that do not fit.
+    """
+    if not callable(rows):
+        stored, num_rows = jnp.asarray(rows), rows.shape[1]
+        rows = lambda start, count: jax.lax.dynamic_slice_in_dim(stored, start, count, axis=1)  # noqa: E731
+    _check_queries(x_0, noise, t)
+    if num_rows is None or num_rows < 1 or block < 1:
+        raise ValueError(f"bank_posterior_mean needs num_rows >= 1 and block >= 1, got {num_rows} and {block}")
+    x_0, noise, t = map(jax.lax.stop_gradient, (x_0, noise, t))
+    batch, count = len(x_0), min(block, num_rows)
+    queries, tilt = (x.reshape(batch, 1, -1) for x in (x_0, 2.0 * per_image(t, x_0) * noise))
+
+    def absorb(start: Array, fresh: Array, seen: online_softmax.Partial) -> online_softmax.Partial:
+        taken = rows(start, count)
+        if taken.shape != (batch, count, *x_0.shape[1:]):
+            raise ValueError(f"rows must be {(batch, count, *x_0.shape[1:])}, got {taken.shape}")
+        taken = to_unit_range(jax.lax.stop_gradient(taken)).reshape(batch, count, -1)
+        difference = queries - taken
+        gap = jnp.sum(difference * (difference + tilt), axis=-1)
+        log_weights = jnp.where(fresh, -gap / (2.0 * t[:, None] ** 2), -jnp.inf)
+        return online_softmax.merge(seen, online_softmax.summarise(log_weights, taken))
+
+    partial = online_softmax.over_blocks(absorb, num_rows, count, online_softmax.single(queries[:, 0]))
+    return _result(x_0, *online_softmax.finish(partial))
+
+
+def dataset_posterior_mean(
+    x_0: Array,
+    noise: Array,
+    t: Array,
+    images: Array,
+    *,
+    labels: Array | None = None,
+    image_labels: Array | None = None,
+    flip: bool = False,
+    block: int = 1024,
+    axis_name: str | None = None,
+) -> PosteriorMean:
+    """The exact ``E[x_0 | x_t]`` where the data are ``images`` alone (their empirical distribution).
+
+    Attention with ``x_t`` as queries and the data as keys and values, block by block. Distances to uint8 images are
+    matrix products of integers, exact where it matters (see ``pixel_distance``); to float images they are summed from
+    the differences, as in :func:`posterior_mean`.
+
+    Args:
+      x_0, noise, t: the queries, as for :func:`posterior_mean`; ``x_0`` need not be among the images.
+      images: ``[N, H, W, C]``, uint8, or float and taken as they are. ``N`` need not be a multiple of ``block``.
+      labels: int32 ``[B]``: a query sees the images of its label only. None: all images.
+      image_labels: int32 ``[N]``. Images labelled ``HIDDEN`` are seen by nobody, with or without ``labels``.
+      flip: the data are the images and their mirror images, ``2 N`` rows.
+      block: images worked on at a time.
+      axis_name: inside ``shard_map``, the mesh axis over which ``images`` and ``image_labels`` are split: each device
+        works on its part and the parts are combined, so that all hold the whole result.
+
+    Raises:
+      ValueError: for shapes that do not fit, and for a query that sees no image; where labels are traced (under
+        ``jit``) that query's estimate is NaN.
+    """
+    _check_dataset(x_0, noise, t, images, labels, image_labels, block)
+    x_0, noise, t, images = map(jax.lax.stop_gradient, (x_0, noise, t, images))
+    # ‖x_t − mirror(row)‖ = ‖mirror(x_t) − row‖: mirrored queries see the rows as they are.
+    twice = (lambda x: jnp.concatenate([x, x])) if flip else (lambda x: x)
+    with_mirrored = (lambda x: jnp.concatenate([x, x[..., ::-1, :]])) if flip else (lambda x: x)
+    weigh, as_float, to_unit = _distances(with_mirrored(x_0), with_mirrored(noise), twice(t), images.dtype)
+    all_labels = None if labels is None else twice(labels)
+    count = min(block, len(images))
+
+    def absorb(start: Array, fresh: Array, seen: online_softmax.Partial) -> online_softmax.Partial:
+        part = lambda x: jax.lax.dynamic_slice_in_dim(x, start, count)  # noqa: E731
+        visible = fresh[None]
+        if image_labels is not None:
+            here = part(image_labels)
+            visible = visible & (here != HIDDEN) & (True if all_labels is None else same_class(all_labels, here))
+        rows = as_float(part(images).reshape(count, -1))
+        log_weights = jnp.where(visible, weigh(rows), -jnp.inf)
+        return online_softmax.merge(seen, online_softmax.summarise(log_weights, rows))
+
+    start = online_softmax.empty(len(twice(t)), x_0[0].size)
+    if axis_name is not None:
+        start = jax.lax.pcast(start, axis_name, to="varying")
+    partial = online_softmax.over_blocks(absorb, len(images), count, start)
+    if flip:
+        partial = _fold_mirrored(partial, x_0.shape)
+    if axis_name is not None:
+        partial = online_softmax.merge_axis(partial, axis_name)
+    mean, *diagnostics = online_softmax.finish(partial)
+    return _result(x_0, to_unit(mean), *diagnostics)
+
+
+def sharded_dataset_posterior_mean(
+    mesh: Mesh,
+    x_0: Array,
+    noise: Array,
+    t: Array,
+    images: Array,
+    *,
+    labels: Array | None = None,
+    image_labels: Array | None = None,
+    flip: bool = False,
+    block: int = 1024,
+) -> PosteriorMean:
+    """:func:`dataset_posterior_mean` with the images split over the axis ``data`` of ``mesh``, the queries replicated.
+
+    ``N`` is a multiple of the devices; pad with images labelled ``HIDDEN`` (``data.references.make_store`` does).
+    """
+    devices = mesh.shape["data"]
+    if len(images) % devices:
+        raise ValueError(f"{len(images)} images do not divide over {devices} devices: pad with the label {HIDDEN}")
+    _check_dataset(x_0, noise, t, images, labels, image_labels, block)
+
+    def local(x_0: Array, noise: Array, t: Array, labels: Any, images: Array, image_labels: Any) -> PosteriorMean:
+        seen = {"labels": labels, "image_labels": image_labels}
+        return dataset_posterior_mean(x_0, noise, t, images, **seen, flip=flip, block=block, axis_name="data")
+
+    whole, split = P(), P("data")
+    specs = (whole, whole, whole, whole, split, split)
+    run = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=whole)
+    return run(x_0, noise, t, labels, images, image_labels)
 
 
 def squared_distance_gap(x_0: Array, noise: Array, t: Array, rows: Array) -> Array:
@@ -87,10 +227,61 @@ def same_class(labels: Array, reference_labels: Array) -> Array:
     return labels[:, None] == reference_labels[None, :]
 
 
+def _distances(x_0: Array, noise: Array, t: Array, dtype: Any) -> tuple[Callable[..., Array], ...]:
+    """For images of ``dtype``: log-weights ``[B, n]`` of rows, the rows as floats, and their mean in the unit range."""
+    x_0, noise = (x.reshape(len(x), -1) for x in (x_0, noise))
+    spread = 2.0 * t[:, None] ** 2
+    if dtype == jnp.uint8:
+        queries = pixel_distance.split(x_0, noise, t)
+        weigh = lambda rows: -pixel_distance.squared_distance_gap(queries, rows) / spread  # noqa: E731
+        return weigh, pixel_distance.centred, pixel_distance.to_unit_range
+    weigh = lambda rows: -squared_distance_gap(x_0, noise, t, rows) / spread  # noqa: E731
+    return weigh, to_unit_range, lambda mean: mean
+
+
+def _fold_mirrored(partial: online_softmax.Partial, shape: tuple[int, ...]) -> online_softmax.Partial:
+    """Joins the sums of the queries ``shape`` with those of their mirror images, whose rows are mirrored back."""
+    plain, mirrored = (jax.tree.map(lambda x, i=i: x.reshape(2, shape[0], *x.shape[1:])[i], partial) for i in range(2))
+    total = mirrored.total.reshape(shape)[..., ::-1, :].reshape(shape[0], -1)
+    return online_softmax.merge(plain, mirrored._replace(total=total))
+
+
+def _result(x_0: Array, mean: Array, effective_sample_size: Array, entropy: Array) -> PosteriorMean:
+    own_distance = jnp.mean((mean - x_0.reshape(mean.shape)) ** 2, axis=1)
+    return PosteriorMean(mean.reshape(x_0.shape), effective_sample_size, entropy, own_distance)
+
+
+def _check_queries(x_0: Array, noise: Array, t: Array) -> None:
+    if noise.shape != x_0.shape or t.shape != x_0.shape[:1]:
+        raise ValueError(f"x_0 and noise must be [B, ...] and t [B], got {x_0.shape}, {noise.shape}, {t.shape}")
+
+
+def _check_dataset(
+    x_0: Array, noise: Array, t: Array, images: Array, labels: Any, image_labels: Any, block: int
+) -> None:
+    _check_queries(x_0, noise, t)
+    if images.shape[1:] != x_0.shape[1:] or len(images) == 0 or block < 1:
+        raise ValueError(f"images must be [N, ...] like x_0 {x_0.shape}, block >= 1; got {images.shape}, {block}")
+    if image_labels is None:
+        if labels is not None:
+            raise ValueError("labels need image_labels")
+        return
+    if image_labels.shape != images.shape[:1] or (labels is not None and labels.shape != t.shape):
+        raise ValueError("labels must be [B] and image_labels [N]")
+    if isinstance(image_labels, jax.core.Tracer) or isinstance(labels, jax.core.Tracer):
+        return
+    seen = np.setdiff1d(image_labels, [HIDDEN])
+    _check_sight(np.full(len(t), seen.size > 0) if labels is None else np.isin(np.asarray(labels), seen))
+
+
 def _check_mask(mask: Array, batch: int, count: int) -> None:
     if mask.shape != (batch, count):
         raise ValueError(f"mask must be [B, n] = {(batch, count)}, got {mask.shape}")
     if not isinstance(mask, jax.core.Tracer):
-        blind = np.flatnonzero(~np.asarray(mask).any(axis=1))
-        if blind.size:
-            raise ValueError(f"queries {blind.tolist()[:8]} see no reference: include each query's own sample")
+        _check_sight(np.asarray(mask).any(axis=1))
+
+
+def _check_sight(sees: Any) -> None:
+    blind = np.flatnonzero(np.logical_not(sees))
+    if blind.size:
+        raise ValueError(f"queries {blind.tolist()[:8]} see no reference: include each query's own sample")

@@ -97,7 +97,7 @@ def test_shapes_that_do_not_fit_are_refused(change):
     x_0, noise = queries(3)
     given = {"x_0": x_0, "noise": noise, "t": jnp.ones(3), "references": x_0, "mask": jnp.ones((3, 3), bool)}
     given[change] = given[change][:2, ..., :2] if change == "references" else given[change][:2]
-    with pytest.raises(ValueError, match=r"mask must be|posterior_mean needs"):
+    with pytest.raises(ValueError, match="must be"):
         score.posterior_mean(**given)
 
 

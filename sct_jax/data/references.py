@@ -1,0 +1,90 @@
+"""The reference rows of the posterior mean: a data set sorted by class, and rows drawn from it for each query.
+
+A store is a dictionary of numpy arrays, which the caller may put on the device:
+
+- ``image`` ``[N + padding, H, W, C]``, uint8 (or float32, taken as it is) and ``label``, int32 ``[N + padding]``;
+- ``order``, int32 ``[N]``: the examples sorted by class; ``start``, int32 ``[classes + 1]``: where each class begins in
+  it. Padding is in neither.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from sct_jax.data.spec import Source
+
+Store = dict[str, np.ndarray]
+HIDDEN = -2  # as diffusion.score has it: the label of padding, which no query may see
+
+
+def make_store(source: Source, shards: int = 1) -> Store:
+    """Reads a whole source. Zeros labelled ``HIDDEN`` fill it up to a multiple of ``shards``, to be split evenly."""
+    images, labels = source.read_all()
+    labels = np.asarray(labels, np.int32)
+    counts = np.bincount(labels, minlength=max(1, source.spec.num_classes))
+    store = {
+        "image": images,
+        "label": labels,
+        "order": np.argsort(labels, kind="stable").astype(np.int32),
+        "start": np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
+    }
+    padding = -len(images) % shards
+    if padding:
+        store["image"] = np.concatenate([images, np.zeros((padding, *images.shape[1:]), images.dtype)])
+        store["label"] = np.concatenate([labels, np.full(padding, HIDDEN, np.int32)])
+    return store
+
+
+def draw_rows(key: Any, store: Any, labels: Any, size: int, same_class: bool) -> Any:
+    """Draws ``size`` rows for each query, independent and uniform over its class or (``same_class`` off) over all.
+
+    Pure JAX, with the same result on every device and under ``jit``.
+
+    Args:
+      key: a JAX random key.
+      store: ``order`` and ``start`` of a store.
+      labels: the queries' classes, int ``[B]``.
+
+    Returns:
+      Indices into ``image``, int32 ``[B, size]``.
+
+    Raises:
+      ValueError: for a label without examples, unless it is traced.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    order, start = jnp.asarray(store["order"]), jnp.asarray(store["start"])
+    labels = jnp.asarray(labels)
+    if same_class:
+        _check_labels(labels, start)
+        low, high = start[labels], start[labels + 1]
+    else:
+        low, high = jnp.zeros_like(labels), jnp.full_like(labels, len(order))
+    place = jax.random.randint(key, (len(labels), size), low[:, None], high[:, None])
+    return order[place]
+
+
+def host_rows(key: Any, store: Store, labels: np.ndarray, size: int, same_class: bool) -> np.ndarray:
+    """The images of :func:`draw_rows`, ``[B, size, H, W, C]``, gathered in the host's memory."""
+    import jax
+
+    try:
+        host = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # the CPU was left out of JAX_PLATFORMS: any device draws the same
+        host = jax.local_devices()[0]
+    with jax.default_device(host):
+        index = draw_rows(jax.device_put(key, host), store, labels, size, same_class)
+    return store["image"][np.asarray(index)]
+
+
+def _check_labels(labels: Any, start: Any) -> None:
+    import jax
+
+    if isinstance(labels, jax.core.Tracer) or isinstance(start, jax.core.Tracer):
+        return
+    labels, counts = np.asarray(labels), np.diff(np.asarray(start))
+    known = (labels >= 0) & (labels < len(counts))
+    lacking = labels[~known | (counts[np.clip(labels, 0, len(counts) - 1)] == 0)]
+    if lacking.size:
+        raise ValueError(f"there are no examples of the classes {np.unique(lacking).tolist()}")
