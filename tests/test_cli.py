@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sct_jax import cli
 from sct_jax.version import __version__
 
 VERBS = ("train", "sample", "evaluate", "prepare", "report")
@@ -109,6 +110,8 @@ def test_the_last_of_two_overrides_wins(sct_jax_command, tiny_config, trained_wi
         (["sample", "--out", "a.png"], "--checkpoint"),
         (["sample", "--checkpoint", "run", "--out", "a.png", "--num", "few"], "--num"),
         (["sample", "--checkpoint", "run", "--out", "a.png", "--labels", "a"], "--labels"),
+        (["sample", "--checkpoint", "run", "--out", "a.png", "--noise", "some"], "--noise"),
+        (["sample", "--checkpoint", "run", "--out", "a.png", "--omega", "much"], "--omega"),
         (["evaluate", "--checkpoint", "run", "--seeds", ""], "--seeds"),
         (["report"], "workdirs"),
     ],
@@ -231,6 +234,93 @@ def test_evaluate_writes_metrics_with_provenance(sct_jax_command, tiny_run, tmp_
     made_from = result["provenance"]
     assert (made_from["step"], made_from["num_samples"], made_from["seeds"]) == (4, 80, [0, 1])
     assert f"{result['results'][0]['fd_pca']:.4f}" in finished.out
+
+
+def test_evaluate_records_how_the_samples_were_guided(sct_jax_command, tiny_run, tmp_path):
+    guide = tiny_run / "checkpoints" / "2"
+    results = []
+    for number, extra in enumerate([(), ("--guide", guide, "--omega", "2.5", "--noise", "none")]):
+        out = tmp_path / f"{number}.json"
+        arguments = ("--checkpoint", tiny_run, "--steps", "2", "--num", "80", "--metrics", "fd_pca", "--out", out)
+        finished = sct_jax_command("evaluate", *arguments, *extra)
+        assert finished.status == 0, finished.err
+        results.append(json.loads(out.read_text()))
+    plain, guided = results
+    assert plain["provenance"]["sampling"] == {"kind": "consistency", "noise": "fresh"}
+    facts = guided["provenance"]["sampling"]
+    assert str(facts.pop("guide")).endswith("2")
+    assert facts == {
+        **{"kind": "consistency", "noise": "none", "omega": 2.5, "guide_step": 2, "guide_ema_profile": "constant:0.9"}
+    }
+    assert [r["results"][0]["evaluations"] for r in results] == [2, 4]
+    assert plain["results"][0]["fd_pca"] != guided["results"][0]["fd_pca"]
+
+
+def test_a_guide_pulls_the_samples(sample, tiny_run, five):
+    early = ("--guide", tiny_run / "checkpoints" / "2")
+    common = ("--num", 5, "--labels", "3,5")
+    one = np.load(sample("guided.npz", *common, *early, "--omega", "300"))["images"]
+    assert (one != five["images"]).any(axis=(1, 2, 3)).all()  # two steps apart, the networks are nearly alike
+    none = np.load(sample("unguided.npz", *common, *early, "--omega", "0"))["images"]
+    np.testing.assert_array_equal(none, five["images"])
+
+
+def test_the_unconditional_prediction_guides_what_trained_with_label_dropout(sct_jax_command, tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    for meta in run.glob("checkpoints/*/meta/metadata"):
+        text = meta.read_text()
+        assert '"label_dropout": 0.0' in text
+        meta.write_text(text.replace('"label_dropout": 0.0', '"label_dropout": 0.1'))
+    out = tmp_path / "images.npz"
+    arguments = ("--num", 3, "--guide", "unconditional", "--omega", "-0.5", "--out", out)
+    finished = sct_jax_command("sample", "--checkpoint", run, *arguments)
+    assert finished.status == 0, finished.err
+    assert np.load(out)["images"].shape == (3, 8, 8, 1)
+
+
+@pytest.mark.parametrize("verb", ["sample", "evaluate"])
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--omega", "0.5"], "--omega 0.5 needs --guide"),
+        (["--guide", "unconditional"], "label_dropout > 0"),
+        (["--guide", "nowhere"], "no checkpoint nowhere"),
+        (["--guide", "{run}", "--omega", "nan"], "--omega nan"),
+        (["--eta", "0.5"], "only phased models"),
+        (["--eta", "-0.5"], "--eta -0.5: must be above 0"),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, list) else "",
+)
+def test_a_guide_or_step_that_cannot_be_is_one_line(sct_jax_command, tiny_run, tmp_path, verb, arguments, named):
+    arguments = [argument.format(run=tiny_run) for argument in arguments]
+    out = tmp_path / ("images.npz" if verb == "sample" else "metrics.json")
+    finished = sct_jax_command(verb, "--checkpoint", tiny_run, "--out", out, *arguments)
+    assert named in finished.complaint
+    assert len(finished.err.splitlines()) == 1
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "joined"),
+    [
+        (["--labels", "-1,0"], ["--labels=-1,0"]),
+        (["--omega", "-1e-3", "--num", "3"], ["--omega=-1e-3", "--num", "3"]),
+        (["--times", "-.5"], ["--times=-.5"]),
+        (["--labels=0", "-1,0"], ["--labels=0", "-1,0"]),
+        (["--out", "-name"], ["--out", "-name"]),
+        (["report", "--", "-1run"], ["report", "--", "-1run"]),
+        (["-1"], ["-1"]),
+    ],
+    ids=str,
+)
+def test_a_negative_value_belongs_to_the_option_before_it(given, joined):
+    assert cli._join_negative_values(given) == joined
+
+
+def test_the_label_minus_one_can_be_asked_for(sample, five):
+    images = np.load(sample("none.npz", "--num", 4, "--labels", "-1,5"))
+    assert images["labels"].tolist() == [-1, 5, -1, 5]
+    np.testing.assert_array_equal(images["images"][[1, 3]], five["images"][[1, 3]])
 
 
 def test_report_is_one_file_with_the_runs(sct_jax_command, tiny_run, tmp_path):

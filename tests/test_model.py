@@ -10,6 +10,8 @@ from sct_jax import config as config_lib
 from sct_jax import models
 from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
+from sct_jax.model import Model
+from sct_jax.sampling import samplers
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +67,113 @@ def test_no_labels_is_the_label_minus_one(name):
     denoise = jax.jit(network.denoise)
     assert jnp.array_equal(denoise(params, x, t), denoise(params, x, t, jnp.array([-1, -1])))
     assert not jnp.array_equal(denoise(params, x, t), denoise(params, x, t, jnp.array([0, 1])))
+
+
+# Guidance.
+
+
+def fresh_model(seed=0, spec=None, **fields):
+    """A model of random weights, large ones, so that it tells labels apart; ``objective__phases=4`` sets that field of its config."""
+    config = config_lib.default_config()
+    config.model.update({"name": "film_mlp", "channels": 8, "num_blocks": 1, "conditional": True})
+    for key, value in fields.items():
+        config_lib._set(config, key.replace("__", "."), value)
+    spec = spec or DataSpec(8, 1, 10, 100)
+    params = jax.jit(models.build(config.model, spec).init)(jax.random.key(seed))
+    return Model(config, spec, jax.tree.map(lambda p: 8 * p + 0.05, params), path=f"model {seed}")
+
+
+def start(num):
+    return 80.0 * samplers.image_noise(samplers.image_keys(0, jnp.arange(num)), 0, (8, 8, 1))
+
+
+@pytest.fixture(scope="module")
+def good():
+    return fresh_model(model__label_dropout=0.1)
+
+
+@pytest.mark.parametrize("fields", [{}, {"model__channels": 12}, {"model__sigma_data": 0.4}])
+def test_a_bad_version_is_any_model_of_the_same_images(good, fields):
+    """Of the same network (one mapped call) or of another (two calls)."""
+    bad, labels = fresh_model(1, **fields), jnp.arange(4)
+    x, t = start(4), jnp.full(4, 80.0)
+    predictions = [np.asarray(m.denoise(x, t, labels)) for m in (good, bad)]
+    assert np.abs(predictions[0] - predictions[1]).max() > 0.05
+    expected = np.clip(1.5 * predictions[0] - 0.5 * predictions[1], -1, 1)
+    np.testing.assert_allclose(good.sample(4, guide=bad, omega=0.5), expected, atol=1e-4)
+
+
+def test_the_unconditional_prediction_guides(good):
+    x, t = start(4), jnp.full(4, 80.0)
+    conditional, unconditional = good.denoise(x, t, jnp.arange(4)), good.denoise(x, t)
+    assert jnp.abs(conditional - unconditional).max() > 0.02
+    expected = np.clip(3 * conditional - 2 * unconditional, -1, 1)
+    np.testing.assert_allclose(good.sample(4, guide="unconditional", omega=2.0), expected, atol=1e-4)
+
+
+def test_at_weight_zero_a_guide_changes_no_bit(good):
+    plain = good.sample(3, steps=2)
+    for guide in ("unconditional", fresh_model(1), fresh_model(1, model__channels=12)):
+        assert np.array_equal(good.sample(3, steps=2, guide=guide, omega=0.0), plain)
+
+
+def test_a_snapshot_of_the_run_guides_by_its_folder(tiny_run, model):
+    early = tiny_run / "checkpoints" / "2"
+    guided = model.sample(4, guide=early)
+    np.testing.assert_array_equal(guided, model.sample(4, guide=sct_jax.load(early), omega=1.0))
+    assert not np.array_equal(guided, model.sample(4))
+
+
+@pytest.mark.parametrize(
+    ("guide", "problem"),
+    [
+        (dict(spec=DataSpec(6, 1, 10, 100)), "its images are 6x6x1, not 8x8x1"),
+        (dict(spec=DataSpec(8, 1, 4, 100)), "it has 4 classes, not 10"),
+        (dict(objective__phases=2), "the edges of its phases"),
+    ],
+    ids=["images", "classes", "phases"],
+)
+def test_a_model_of_something_else_cannot_guide(good, guide, problem):
+    with pytest.raises(UserError, match=f"model 1 cannot guide this model: {problem}"):
+        good.sample(1, guide=fresh_model(1, **guide))
+
+
+def test_labels_that_only_one_of_the_two_has(good):
+    unconditional = fresh_model(1, model__conditional=False)
+    with pytest.raises(UserError, match="it is conditional and this model is not"):
+        unconditional.sample(1, guide=good)
+    x, t = start(2), jnp.full(2, 80.0)
+    expected = np.clip(2 * good.denoise(x, t, jnp.arange(2)) - unconditional.denoise(x, t), -1, 1)
+    np.testing.assert_allclose(good.sample(2, guide=unconditional), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("fields", [{}, {"model__conditional": False}])
+def test_the_unconditional_prediction_must_have_been_trained(fields):
+    with pytest.raises(UserError, match=r"--guide unconditional needs .*label_dropout > 0"):
+        fresh_model(**fields).sample(1, guide="unconditional")
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"omega": 0.5}, "--omega 0.5 needs --guide"),
+        ({"guide": "unconditional", "omega": float("nan")}, "--omega nan"),
+        ({"guide": "nowhere"}, "no checkpoint nowhere"),
+        ({"guide": ""}, "no checkpoint"),
+    ],
+)
+def test_guides_that_are_none(good, options, problem):
+    with pytest.raises(UserError, match=problem):
+        good.sample(1, **options)
+
+
+# Phases.
+
+
+def test_a_phased_model_takes_a_step_for_each_phase():
+    phased = fresh_model(objective__phases=3)
+    assert phased.kind == "phased"
+    assert np.array_equal(phased.sample(2), phased.sample(2, steps=3))
+    np.testing.assert_array_equal(phased.sample(2, eta=0.8), phased.sample(2, times=phased.times(3, eta=0.8)))
+    with pytest.raises(UserError, match="this model has 3 phases: use --steps 3"):
+        phased.sample(2, steps=1)

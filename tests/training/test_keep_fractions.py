@@ -1,5 +1,7 @@
 """Snapshots at fractions of a run: which steps they are, and that nothing deletes them."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -51,7 +53,7 @@ def saved(workdir, steps, **fields):
     saver = checkpoint.Checkpointer(workdir, config, SPEC)
     state = step.initial_state(config, jax.jit(models.build(config.model, SPEC).init)(jax.random.key(0)))
     for number in steps:
-        saver.save(state._replace(step=jnp.int32(number)))
+        saver.save(dataclasses.replace(state, step=jnp.int32(number)))
     saver.close()
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
 
