@@ -10,7 +10,8 @@ import sct_jax
 from sct_jax import config as config_lib
 from sct_jax import models
 from sct_jax.data import DataSpec
-from sct_jax.training import checkpoint, step
+from sct_jax.objectives.table import ROWS
+from sct_jax.training import checkpoint, loop, step
 
 SPEC = DataSpec(8, 1, 10, 1797)
 
@@ -77,3 +78,15 @@ def test_snapshots_outlive_keep_one(tmp_path):
 )
 def test_keep_and_keep_every_steps_mean_what_they_meant(tmp_path, fields, left):
     assert saved(tmp_path, range(1, 13), **fields) == left
+
+
+def test_a_run_saves_at_its_fractions_and_is_guided_by_them(tmp_path):
+    config = make_config(8, 8, keep=1, keep_fractions=(0.25, 0.5))
+    config.log.every_steps, config.log.tensorboard, config.mesh.data, config.batch_size = 2, False, 1, 16
+    config.evaluation.target_queries, config.sampling.num_images = 0, 2
+    config.objective.update(ROWS["ect"])
+    loop.train(config_lib.validate(config), tmp_path)
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [2, 4, 8]
+    model = sct_jax.load(tmp_path)
+    guided = model.sample(2, guide=tmp_path / "checkpoints" / "2", omega=1.0)
+    assert not (guided == model.sample(2)).all()
