@@ -73,7 +73,7 @@ def test_no_labels_is_the_label_minus_one(name):
 
 
 def fresh_model(seed=0, spec=None, **fields):
-    """A model of random weights, large ones, so that it tells labels apart; ``objective__phases=4`` sets that field of its config."""
+    """A model of large random weights, which tell labels apart; ``objective__phases=4`` sets a field of its config."""
     config = config_lib.default_config()
     config.model.update({"name": "film_mlp", "channels": 8, "num_blocks": 1, "conditional": True})
     for key, value in fields.items():
