@@ -138,7 +138,8 @@ def dataset_posterior_mean(
     the differences, as in :func:`posterior_mean`.
 
     Args:
-      x_0, noise, t: the queries, as for :func:`posterior_mean`; ``x_0`` need not be among the images.
+      x_0, noise, t: the queries, as for :func:`posterior_mean`; ``x_0`` need not be among the images, and a point ``x``
+        of another origin is given as ``x_0`` without noise (``own_distance`` is then that from ``x``).
       images: ``[N, H, W, C]``, uint8, or float and taken as they are. ``N`` need not be a multiple of ``block``.
       labels: int32 ``[B]``: a query sees the images of its label only. None: all images.
       image_labels: int32 ``[N]``. Images labelled ``HIDDEN`` are seen by nobody, with or without ``labels``.

@@ -48,6 +48,14 @@ def test_a_clean_image_between_the_levels_loses_nothing():
     assert_agrees(posterior_mean(x_0, noise, t, images), expected)
 
 
+def test_only_the_noisy_image_matters_not_what_it_was_made_of():
+    images = oracle.with_near_duplicates(oracle.digits(NUM // 4))
+    x_0, noise, t = oracle.queries(images)
+    x_t = x_0 + t[:, None, None, None] * noise
+    nothing = np.zeros_like(noise)
+    assert_agrees(posterior_mean(x_t, nothing, t, images), oracle.dense(x_t, nothing, t, oracle.unit(images)))
+
+
 def test_float_images_are_taken_as_they_are():
     """A mixture's samples leave [-1, 1]; in two dimensions rows lie as near as the smallest t."""
     rows = np.random.default_rng(3).normal(0, 2, (800, 1, 1, 2)).astype(np.float32)
