@@ -92,14 +92,12 @@ def test_consistency_of_a_gaussian_keeps_its_distribution_at_every_step():
 def test_an_image_belongs_to_its_seed_and_index(options, call):
     call = call | {"labels": (0, 1, 2), "seed": 5}
     one, eight = generator(**options), generator(devices=8, **options)
-    all_at_once = one(jnp.float32(0.3), 10, batch_size=10, **call)
+    all_at_once = eight(jnp.float32(0.3), 10, **call)
     in_parts = one(jnp.float32(0.3), 10, batch_size=3, **call)
     fewer = one(jnp.float32(0.3), 4, batch_size=3, **call)
-    on_eight = eight(jnp.float32(0.3), 10, **call)
     np.testing.assert_allclose(in_parts, all_at_once, atol=1e-5)
     np.testing.assert_allclose(fewer, all_at_once[:4], atol=1e-5)
-    np.testing.assert_allclose(on_eight, all_at_once, atol=1e-5)
-    other = one(jnp.float32(0.3), 10, **call | {"seed": 6})
+    other = eight(jnp.float32(0.3), 10, **call | {"seed": 6})
     assert np.abs(other - all_at_once).max() > 0.1
 
 
