@@ -1,19 +1,38 @@
 """Schedules: functions of the step alone; the mapping t -> r agrees with the original ECT (golden numbers)."""
 
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
-from sct_jax.diffusion import times
+from sct_jax.diffusion import process, times
 
 
 def test_lognormal_has_its_mean_and_standard_deviation():
     log_t = np.log(times.lognormal(jax.random.key(0), (200_000,), -1.1, 2.0))
     assert log_t.mean() == pytest.approx(-1.1, abs=0.02)
     assert log_t.std() == pytest.approx(2.0, abs=0.02)
+
+
+@pytest.mark.parametrize("bounds", [(0.002, 80.0), (1.0, 80.0)])
+@pytest.mark.parametrize("kind", ["lognormal", "student"])
+def test_truncated_times_have_their_distribution_and_stay_within_bounds(kind, bounds):
+    # TCM: stage 1 truncates the lognormal, stage 2 draws ln t of Student's t, scale 0.2, 0.01 degrees of freedom.
+    draw, whole = {
+        "lognormal": (times.truncated_lognormal, stats.norm(-1.1, 2.0)),
+        "student": (times.truncated_student, stats.t(0.01, 0.0, 0.2)),
+    }[kind]
+    mean, std = whole.args[-2:]
+    t = np.asarray(draw(jax.random.key(1), (100_000,), mean, std, *bounds), np.float64)
+    assert bounds[0] * (1 - 1e-5) <= t.min()
+    assert t.max() <= bounds[1] * (1 + 1e-5)
+    low, high = whole.cdf(np.log(bounds))
+    distance = stats.kstest(np.log(t), lambda x: np.clip((whole.cdf(x) - low) / (high - low), 0, 1)).statistic
+    assert distance < 0.005  # 100,000 perfect draws exceed it once in 70
 
 
 def test_smooth_and_staged_agree_where_stages_begin_and_only_there():
@@ -51,3 +70,82 @@ def test_small_t_is_terminal_at_first():
 def test_an_unknown_schedule_is_refused():
     with pytest.raises(ValueError, match="schedule"):
         times.stage(jnp.int32(0), 10, "jumpy")
+
+
+# Grids.
+
+
+@pytest.mark.parametrize(
+    ("growth", "s_0", "s_1", "first", "last"),
+    [("fixed", 18, 18, 18, 18), ("progressive", 2, 150, 2, 151), ("doubling", 10, 1280, 11, 1281)],
+)
+def test_the_grid_grows_from_its_first_to_its_last_size_and_never_shrinks(growth, s_0, s_1, first, last):
+    steps = jnp.arange(0, 800_001, 100)
+    points = np.asarray(jax.jit(jax.vmap(lambda step: times.num_scales(step, 800_000, s_0, s_1, growth)))(steps))
+    assert (points[0], points[-1]) == (first, last)
+    assert np.all(np.diff(points) >= 0)
+    assert points.max() == times.most_scales(s_0, s_1, growth)
+    assert len(np.unique(points)) == {"fixed": 1, "progressive": 150, "doubling": 8}[growth]
+
+
+def test_doubling_ends_at_s_1_where_it_is_no_power_of_two_times_s_0():
+    intervals = np.asarray(times.num_scales(jnp.arange(1000), 1000, 10, 100, "doubling")) - 1
+    assert np.unique(intervals).tolist() == [10, 20, 40, 80, 100]
+
+
+def test_the_targets_decay_slows_with_the_grid():
+    # At s_0 intervals it is mu_0; twice as many, its square root (CM, app. C).
+    decay = times.target_decay(jnp.array([3, 5, 151]), 2, 0.9)
+    np.testing.assert_allclose(decay, [0.9, 0.9**0.5, 0.9 ** (2 / 150)], rtol=1e-6)
+    assert times.target_decay(jnp.array(3), 2, 0.0) == 0.0  # no average
+
+
+@pytest.mark.parametrize("points", [2, 18, 151, 1281])
+def test_the_traced_grid_is_the_karras_grid(points):
+    ours = jax.jit(times.karras_times, static_argnums=(2, 3))(jnp.arange(points), jnp.int32(points), 0.002, 80.0)
+    np.testing.assert_allclose(ours, process.karras_grid(points), rtol=5e-6)
+
+
+@pytest.mark.parametrize("points", [2, 11, 641])
+def test_grid_probabilities_are_the_lognormals_mass_of_each_interval(points):
+    log_p = jax.jit(lambda points: times.grid_log_probabilities(points, 641, -1.1, 2.0, 0.002, 80.0))(points)
+    p = np.exp(np.asarray(log_p, np.float64))
+    assert p.shape == (640,)
+    assert np.all(p[points - 1 :] == 0.0)
+    normal = stats.norm(-1.1, 2.0)
+    mass = np.diff(normal.cdf(np.log(process.karras_grid(points))))
+    np.testing.assert_allclose(p[: points - 1], 2 * mass, atol=1e-6)  # erf is twice the normal's
+    whole = 2 * np.diff(normal.cdf([math.log(0.002), math.log(80.0)])).item()
+    assert p.sum() == pytest.approx(whole, abs=1e-6)
+
+
+def test_an_unknown_growth_is_refused():
+    with pytest.raises(ValueError, match="growth"):
+        times.num_scales(jnp.int32(0), 10, 2, 150, "wild")
+
+
+# Phases.
+
+
+@pytest.mark.parametrize("phases", [1, 2, 4, 8])
+def test_phases_divide_the_path_from_zero_to_t_max(phases):
+    edges = times.phase_edges(phases, 0.002, 80.0)
+    assert edges.shape == (phases + 1,)
+    assert edges.dtype == np.float32
+    assert edges[0] == 0.0
+    assert edges[-1] == np.float32(80.0)
+    assert np.all(np.diff(edges) > 0)
+    np.testing.assert_allclose(edges[1:], process.karras_grid(phases + 1)[1:], rtol=1e-6)
+
+
+@pytest.mark.parametrize("phases", [1, 4, 8])
+def test_a_time_belongs_to_the_phase_that_ends_at_or_above_it(phases):
+    edges = times.phase_edges(phases, 0.002, 80.0)
+    just_above = np.nextafter(edges[:-1], np.float32(np.inf))
+    inside = np.geomspace(1e-4, 79.0, 200).astype(np.float32)
+    beyond = np.float32([100.0, 1e4])
+    t = np.concatenate([edges[1:], just_above, inside, beyond])
+    start = jax.jit(lambda t: times.phase_start(t, edges))(t)
+    expected = [edges[:-1], edges[:-1]]  # an edge is the last point of its segment, and above it the next begins
+    expected += [[max(s for s in edges if s < value) for value in inside], edges[[-2, -2]]]
+    assert np.array_equal(start, np.concatenate(expected))
