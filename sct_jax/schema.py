@@ -45,8 +45,8 @@ SCHEMA: dict[str, Field] = {
     # Network.
     "model.name": Field(
         "ddpmpp",
-        "ddpmpp: U-Net (NCSN++ with its options below); film_mlp: for tiny images",
-        choices=("ddpmpp", "film_mlp"),
+        "ddpmpp: U-Net (NCSN++ with its options below); film_mlp: for tiny images; edm2: not in this version yet",
+        choices=("ddpmpp", "film_mlp", "edm2"),
     ),
     "model.conditional": Field(False, "condition on the class label"),
     "model.label_dropout": Field(0.0, "probability of training without the label (for guidance)", low=0, high=1),
@@ -61,6 +61,7 @@ SCHEMA: dict[str, Field] = {
     "model.resample_filter": Field((1, 1), "ddpmpp resampling filter (NCSN++: 1,3,3,1)", low=0),
     "model.augment_dim": Field(0, "width of the augmentation labels; 0: none", low=0),
     "model.dropout": Field(0.0, "dropout inside residual blocks", low=0, high=0.99),
+    "model.dropout_max_resolution": Field(0, "edm2: dropout at resolutions up to this only; 0: at all", low=0),
     "model.sigma_data": Field(0.5, "standard deviation of the data in [-1, 1]", above=0),
     "model.boundary": Field("zero", "where the denoiser is the identity", choices=("zero", "sigma_min")),
     "model.sigma_min": Field(0.002, "shift of boundary='sigma_min' (ECT evaluates CIFAR-10 with 0.003)", low=0),
@@ -155,8 +156,8 @@ SCHEMA: dict[str, Field] = {
     "optimizer.accumulate": Field(1, "micro-batches a step (gradients are averaged)", low=1),
     "ema.profiles": Field(
         ("constant:0.9999",),
-        "averages kept, the first is used for sampling: constant:DECAY or "
-        "half_life:IMAGES[:RAMP] (EDM: half_life:500000:0.05)",
+        "averages kept, the first is used for sampling: constant:DECAY, "
+        "half_life:IMAGES[:RAMP] (EDM: half_life:500000:0.05) or power:STD (EDM2: power:0.05)",
     ),
     # Running.
     "checkpoint.every_steps": Field(5000, "save this often (and at the end)", low=1),

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from sct_jax import config as config_lib
+from sct_jax import models
+from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
 from sct_jax.schema import SCHEMA
 
@@ -87,6 +89,44 @@ def test_every_config_loads_locked_and_names_its_command(path):
     command = re.search(r"sct-jax train --config (\S+)", path.read_text(encoding="utf-8"))
     assert command, "the docstring has no command"
     assert command[1] == f"configs/{path.name}"
+
+
+CONFIGS = CONFIG_FILES[0].parent
+
+
+def differing_fields(*names):
+    one, other = (config_lib.flatten(config_lib.load_config(CONFIGS / f"{name}.py")) for name in names)
+    return {key for key in SCHEMA if one[key] != other[key]}
+
+
+@pytest.mark.parametrize(("data", "more"), [("cifar10", set()), ("imagenet64", {"reference.source"})])
+def test_sct_differs_from_ect_in_nothing_but_what_makes_it_sct(data, more):
+    fields = differing_fields(f"{data}_ect", f"{data}_sct")
+    assert fields == {"objective.method", "objective.schedule", "objective.transition"} | more
+
+
+def test_tuned_models_have_the_network_they_start_from():
+    free = {"model.dropout", "model.dropout_max_resolution", "model.compute_dtype", "model.boundary"}
+    for tuned, start in (("imagenet64_ect", "imagenet64_edm2"), ("cifar10_cd", "cifar10_edm")):
+        assert {key for key in differing_fields(tuned, start) if key.startswith("model.")} <= free
+        assert config_lib.load_config(CONFIGS / f"{tuned}.py").init.checkpoint == f"runs/{start}"
+
+
+@pytest.mark.parametrize(
+    ("name", "images"), [("cifar10_ct", 409.6), ("cifar10_ict", 409.6), ("imagenet64_edm2", 2**30 / 1e6)]
+)
+def test_published_lengths_of_training(name, images):
+    config = config_lib.load_config(CONFIGS / f"{name}.py")
+    assert config.total_steps * config.batch_size / 1e6 == pytest.approx(images)  # millions
+
+
+@pytest.mark.parametrize("name", ["imagenet64_edm2", "imagenet64_ect", "imagenet64_sct"])
+def test_a_network_that_is_not_there_yet_says_so(name):
+    config = config_lib.load_config(CONFIGS / f"{name}.py")
+    message = complaint(models.build, config.model, DataSpec(64, 3, 1000, 1))
+    assert "config.model.name = 'edm2'" in message
+    assert "not in this version yet" in message
+    assert all(there in message for there in models.ARCHITECTURES)
 
 
 def test_a_config_survives_json():
@@ -248,13 +288,25 @@ def test_a_wrong_choice_lists_the_choices_and_suggests_one(key, value, near):
 
 @pytest.mark.parametrize(
     "profile",
-    ["0.999", "constant", "constant:1", "constant:x", "constant:0.9:0.1", "half_life", "half_life:0", "linear:0.9", ""],
+    [
+        "0.999",
+        "constant",
+        "constant:1",
+        "constant:x",
+        "constant:0.9:0.1",
+        "half_life",
+        "half_life:0",
+        "power:0.5",
+        "linear:0.9",
+        "",
+    ],
 )
 def test_a_profile_outside_the_grammar_is_shown_the_grammar(profile):
     message = complaint(overridden, ema__profiles=("constant:0.9", profile))
     assert repr(profile) in message
     assert "constant:DECAY" in message
     assert "half_life:IMAGES[:RAMP]" in message
+    assert "power:STD" in message
 
 
 # Relations between fields.

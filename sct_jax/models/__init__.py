@@ -42,8 +42,13 @@ def build(model: Any, spec: "DataSpec") -> Network:
     """The network that ``config.model`` describes, for images of ``spec``.
 
     Raises:
-      UserError: when the images do not fit the network or have no labels to condition on.
+      UserError: when the network is not there, when the images do not fit it or have no labels to condition on.
     """
+    if model.name not in ARCHITECTURES:
+        raise UserError(
+            f"config.model.name = {model.name!r}: this network is not in this version yet; there are "
+            f"{' and '.join(ARCHITECTURES)}"
+        )
     if model.conditional and not spec.num_classes:
         raise UserError("config.model.conditional = True, but the data set has no labels; set it to False")
     label_dim = spec.num_classes if model.conditional else 0
