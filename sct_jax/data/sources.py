@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Callable
 from typing import NamedTuple
 
-from sct_jax.data import arrays, cifar, files, tfds_source
+from sct_jax.data import arrays, cifar, files, mixtures, tfds_source
 from sct_jax.data.spec import Source
 from sct_jax.errors import UserError
 
@@ -23,6 +23,7 @@ SOURCES = {
     "folder": SourceKind(files.open_folder, files.folder_splits),
     "zip": SourceKind(files.open_zip, files.zip_splits),
     "tfds": SourceKind(tfds_source.open_tfds, tfds_source.tfds_splits),
+    "gmm": SourceKind(mixtures.open_gmm, mixtures.gmm_splits),
 }
 
 
@@ -37,11 +38,13 @@ def open_source(name: str, path: str = "", split: str = "train", image_size: int
         - ``cifar10``: the Python archive of CIFAR-10, packed or unpacked;
         - ``folder``: a folder of images, its sub-folders the classes (below ``train``, ``test`` if there);
         - ``zip``: an EDM-style zip, labels in its ``dataset.json``;
-        - ``tfds``: a prepared tensorflow-datasets directory (array_record), such as ``prepare`` writes.
+        - ``tfds``: a prepared tensorflow-datasets directory (array_record), such as ``prepare`` writes;
+        - ``gmm``: samples of a known Gaussian mixture, float32; the path names it: ``2d`` or ``64d`` (splits ``train``,
+          ``test``).
       path: where the data is.
       split: which part to open.
       image_size: 0 keeps the images as they are. Otherwise ``folder`` and ``zip`` images are cropped to their
-        central square and resized to it; all others are padded with black up to it.
+        central square and resized to it; all others are padded with black up to it, but for ``gmm``, which is as it is.
 
     Raises:
       UserError: the data is missing, damaged, or is not what the arguments say; the message says what to do.
