@@ -63,7 +63,7 @@ def _guidance(kept: Sequence[str], strengths: Sequence[float]) -> tuple[dict[str
     return plain, *({"steps": (1, 2), "bad": part, "omega": omega} for part in kept for omega in strengths)
 
 
-EDGES_PAST = (1.0, 0.9, 0.7, 0.5, 0.3)
+EDGES_PAST = (1.0, 0.9, 0.7, 0.5)
 DROPPED = {"model_conditional": "True", "model_label_dropout": "0.1"}
 STUDIES: dict[str, dict[str, Variant]] = {
     # ECT against SCT, over training steps and at their end.

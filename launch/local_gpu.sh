@@ -15,6 +15,11 @@ cuda_extra() {
   if ((version >= 13)); then echo cuda13; else echo cuda12; fi
 }
 
+case ${1:-} in -h | --help)
+  sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}"
+  exit
+  ;;
+esac
 extra=$(cuda_extra)
 unset JAX_PLATFORMS
 train_here "$extra" "$@"

@@ -16,6 +16,24 @@ from sct_jax.schema import SCHEMA, Field
 
 Config = ml_collections.ConfigDict
 
+# What other code bases call some fields; an unknown key of these names is answered with ours.
+SYNONYMS = {
+    "learning_rate": "lr",
+    "beta1": "b1",
+    "beta2": "b2",
+    "epsilon": "eps",
+    "grad_clip": "clip_norm",
+    "max_grad_norm": "clip_norm",
+    "warmup_steps": "ramp_steps",
+    "num_steps": "total_steps",
+    "max_steps": "total_steps",
+    "train_steps": "total_steps",
+    "global_batch_size": "batch_size",
+    "model_channels": "channels",
+    "resolution": "image_size",
+    "dtype": "compute_dtype",
+}
+
 
 def default_config() -> Config:
     """A config with every field of the schema at its default; unlocked, for ``get_config()`` to fill in."""
@@ -143,7 +161,9 @@ def describe_schema() -> str:
 def _field(key: str) -> Field:
     if key in SCHEMA:
         return SCHEMA[key]
-    near = [known for known in SCHEMA if known.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]  # in the wrong room
+    name = key.rsplit(".", 1)[-1]
+    name = SYNONYMS.get(name, name)
+    near = [known for known in SCHEMA if known.rsplit(".", 1)[-1] == name]  # in the wrong room, or by another name
     near = near or difflib.get_close_matches(key, SCHEMA, n=1, cutoff=0.5)
     hint = f"; did you mean config.{near[0]}?" if near else "; `sct-jax train --help-config` lists the fields"
     raise UserError(f"unknown config key config.{key}{hint}")

@@ -59,7 +59,8 @@ class Model:
           labels: classes, int ``[B]``, −1 for none; or None.
 
         Raises:
-          ValueError: when the shapes do not fit the model.
+          ValueError: when the shapes do not fit the model, or it needs labels (class-conditional, and trained without
+            label dropout) and a row has none.
         """
         x, t = jnp.asarray(x, jnp.float32), jnp.asarray(t, jnp.float32)
         shape = (self.spec.image_size, self.spec.image_size, self.spec.channels)
@@ -71,6 +72,9 @@ class Model:
             labels = jnp.asarray(labels, jnp.int32)
             if labels.shape != t.shape or jnp.any((labels < -1) | (labels >= max(self.spec.num_classes, 1))):
                 raise ValueError(f"labels must be int [B] from -1 to {self.spec.num_classes - 1}, got {labels}")
+        needs_labels = self.config.model.conditional and not self.config.model.label_dropout
+        if needs_labels and (labels is None or jnp.any(labels < 0)):
+            raise ValueError("this model is class-conditional and has never seen a row without label: give labels")
         return self._network.denoise(self.params, x, t, labels)
 
     def sample(

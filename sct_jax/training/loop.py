@@ -88,6 +88,13 @@ def train(config: config_lib.Config, workdir: str | Path) -> TrainState:
     run.observer = observer
     try:
         return run.until_done(first, 1 if store.on_host else steps_per_dispatch(config, network))
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"out of memory: {str(error).splitlines()[0][:120]}; halve config.batch_size, set "
+            "config.optimizer.accumulate=2 (or 4, ...), or make config.model smaller"
+        ) from error
     finally:
         run.close()
 
@@ -156,7 +163,7 @@ def steps_per_dispatch(config: Any, network: models.Network) -> int:
         config.sampling.every_steps,
         config.evaluation.every_steps,
     )
-    common = math.gcd(*periods, *checkpoint.kept_steps(config))
+    common = math.gcd(*periods)
     return max(divisor for divisor in range(1, min(wanted, common) + 1) if common % divisor == 0)
 
 
@@ -199,6 +206,8 @@ class _Run:
             while done < config.total_steps:
                 at, done = done, min(done - done % stride + stride, config.total_steps)
                 items = self._items(at, done - at)
+                if done == min(first - first % stride + stride, config.total_steps):
+                    self.progress.say("compiling the training step; for a large network this takes minutes")
                 self.state, metrics = self.dispatch(self.state, self.arrays, items)
                 self.pending.append((at, metrics))
                 if len(self.pending) > 1:  # read one dispatch late: the device never waits for the host
