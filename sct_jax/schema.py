@@ -28,8 +28,10 @@ SCHEMA: dict[str, Field] = {
     "init.checkpoint": Field("", "run or checkpoint whose weights to start from; empty: from scratch"),
     "init.ema": Field("", "its EMA profile to take ('raw': the raw weights; empty: its first profile)"),
     # Data.
-    "data.source": Field("digits", "kind of data set", choices=("digits", "idx", "cifar10", "folder", "zip", "tfds")),
-    "data.path": Field("", "where it lies; digits needs none, idx defaults to Debian's Fashion-MNIST"),
+    "data.source": Field(
+        "digits", "kind of data set", choices=("digits", "idx", "cifar10", "folder", "zip", "tfds", "gmm")
+    ),
+    "data.path": Field("", "where it lies (idx: default Debian's Fashion-MNIST); gmm: which mixture, 2d or 64d"),
     "data.split": Field("train", "split to train on (digits: all, train, test)"),
     "data.held_out_split": Field("", "split for held-out metrics; empty: none"),
     "data.image_size": Field(0, "pad (or, for folders and zips, crop and resize) to this; 0: as stored", low=0),
@@ -94,7 +96,7 @@ SCHEMA: dict[str, Field] = {
         "how the grid grows from s_0 to s_1 intervals (CM, iCT); fixed: s_0 points",
         choices=("fixed", "progressive", "doubling"),
     ),
-    "objective.s_0": Field(10, "intervals of the grid at first", low=2),
+    "objective.s_0": Field(10, "intervals of the grid at first (growth fixed: its points)", low=2),
     "objective.s_1": Field(1280, "intervals of the grid at last", low=2),
     "objective.transition": Field(
         "posterior_mean",

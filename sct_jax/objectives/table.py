@@ -1,7 +1,8 @@
 """The methods as rows of one table: what each chooses of the objective's parts. Configs take a row and set numbers.
 
 Training a consistency model is temporal-difference learning: a state ``(x_t, t)``, a transition to ``(x_r, r)``, a
-bootstrap target ``sg[f(x_r, r)]``, a distance and a weight. The rows hold the published CIFAR-10 numbers.
+bootstrap target ``sg[f(x_r, r)]``, a distance and a weight. The rows hold the published CIFAR-10 numbers, but for CD's
+EMA, which is that of ImageNet-64: on CIFAR-10 the authors take none (``configs/cifar10_cd.py``).
 
 | row | source              | time pair                 | transition     | bootstrap | distance, weight      |
 |-----|---------------------|---------------------------|----------------|-----------|-----------------------|
