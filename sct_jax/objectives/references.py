@@ -32,7 +32,8 @@ def build(config: Any, device_mesh: Mesh | None = None) -> Posterior:
     def bank(images: Array, noise: Array, t: Array, labels: Array, references: Any, key: Array) -> Any:
         shape = (len(images), reference.size)
         flips = jax.random.bernoulli(flip_key(key), 0.5, shape) if flip else None
-        index = None if "rows" in references else store.draw_rows(row_key(key), references, labels, reference.size, masked)
+        drawn = lambda: store.draw_rows(row_key(key), references, labels, reference.size, masked)  # noqa: E731
+        index = None if "rows" in references else drawn()
 
         def rows(start: Array, count: int) -> Array:
             part = lambda x: jax.lax.dynamic_slice_in_dim(x, start, count, axis=1)  # noqa: E731
