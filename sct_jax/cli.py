@@ -48,8 +48,8 @@ def sample(args: argparse.Namespace) -> None:
     model = model_lib.load(args.checkpoint, args.ema)
     labels = model.check_labels(args.labels)
     options = {"times": args.times, "batch_size": args.batch_size} | _sampling_options(args)
-    images = generate.to_uint8(model.sample(args.num, args.steps, args.seed, labels, **options))
-    print(output.write_images(args.out, images, labels))
+    images = model.sample(args.num, args.steps, args.seed, labels, **options)
+    print(output.write_images(args.out, images if model.spec.dtype == "float32" else generate.to_uint8(images), labels))
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -131,7 +131,7 @@ def _parser() -> Parser:
     sub = verb(evaluate)
     _checkpoint_arguments(sub)
     sub.add_argument("--steps", type=_integers, help="numbers of steps, such as 1,2 (default: the config's)")
-    sub.add_argument("--num", type=int, help="samples (default: as many as there are training images, at most 10,000)")
+    sub.add_argument("--num", type=int, help="samples (default: the training images', at most 10,000; gmm: 1,000)")
     sub.add_argument("--seeds", type=_integers, default=[0], help="sampling seeds, such as 0,1,2")
     sub.add_argument("--metrics", type=lambda text: text.split(","), help="names (default: all that apply)")
     sub.add_argument("--data-path", default="", help="where the data lies now, if not where the config says")

@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 
 from sct_jax.data import open_source
+from sct_jax.data.mixtures import known_data
 from sct_jax.errors import UserError
 from sct_jax.evaluation.metrics import Evaluator
+from sct_jax.evaluation.mixtures import MixtureEvaluator
 from sct_jax.evaluation.provenance import provenance
 from sct_jax.model import Model, load
-from sct_jax.sampling.generate import default_steps, to_uint8
+from sct_jax.sampling.generate import default_steps, phase_edges, sampler_kind, to_uint8
+
+MOST_SAMPLES = {Evaluator: 10_000, MixtureEvaluator: 1000}  # unless asked for
 
 
 def cache_folder() -> Path | None:
@@ -47,7 +51,7 @@ def evaluate_checkpoint(
     Args:
       checkpoint: a workdir or one of its checkpoints.
       steps: numbers of sampling steps; None: those of the run's config, or as many as the model has phases.
-      num: samples for each seed; None: as many as there are training images, at most 10,000.
+      num: samples for each seed; None: as many as there are training images, at most 10,000 (of a mixture 1,000).
       seeds: sampling seeds.
       metrics: names; None: all that apply.
       profile: EMA profile, empty for the first.
@@ -56,7 +60,8 @@ def evaluate_checkpoint(
 
     Returns:
       ``{"results": [{"sampling_steps", metric: mean, metric_std: spread over seeds, "per_seed": […]}], "floor": {…},
-      "provenance": {…}}``.
+      "provenance": {…}}``; of a model of a known mixture also ``"oracle"``, for each seed the error against the noise
+      level (:class:`sct_jax.evaluation.mixtures.MixtureEvaluator`).
 
     Raises:
       UserError: for a checkpoint, data or metric that is not there.
@@ -76,7 +81,7 @@ def evaluate_checkpoint(
             f"the data at {where or data.source} ({train.spec}) is not what {checkpoint} was trained on ({model.spec})"
         )
     evaluator = make_evaluator(model.config, train, where, cache_folder())
-    num = min(len(train), 10_000) if num is None else num
+    num = min(len(train), MOST_SAMPLES[type(evaluator)]) if num is None else num
     evaluator.check(num, metrics)
     labels = model.check_labels(None)
     sample_labels = None if labels is None else np.resize(np.asarray(labels), num)
@@ -84,17 +89,19 @@ def evaluate_checkpoint(
     for count in counts:
         each = []
         for seed in seeds:
-            images = to_uint8(model.sample(num, count, seed, labels, batch_size=batch_size, **options))
-            each.append(evaluator.metrics(images, sample_labels, metrics))
+            samples = model.sample(num, count, seed, labels, batch_size=batch_size, **options)
+            each.append(measure(evaluator, model.denoise, samples, sample_labels, metrics, seed))
         if not each[0]:
             raise UserError(f"--metrics {','.join(metrics or ())}: none applies to an unconditional model")
         results.append(
             {"sampling_steps": int(count), "evaluations": _evaluations(model, count, bool(omega))} | summarize(each)
         )
+    known = isinstance(evaluator, MixtureEvaluator)
     return {
         "kind": "evaluation",
         "results": results,
-        "floor": evaluator.floor(num, seed=0, names=metrics),
+        **({"oracle": [evaluator.curve(model.denoise, int(seed)) for seed in seeds]} if known else {}),
+        "floor": evaluator.floor(num, seed=0, names=metrics, **({"sample_labels": sample_labels} if known else {})),
         "provenance": provenance(
             checkpoint=str(checkpoint),
             step=model.step,
@@ -113,10 +120,37 @@ def evaluate_checkpoint(
     }
 
 
-def make_evaluator(config: Any, train: Any, data_path: str, cache_dir: Path | None) -> Evaluator:
-    """The offline evaluator for a config's data: its training images, and held-out ones where it names a split."""
+def measure(
+    evaluator: Evaluator | MixtureEvaluator,
+    denoise: Any,
+    samples: np.ndarray,
+    labels: np.ndarray | None,
+    names: Sequence[str] | None = None,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Scores of a model ``denoise(x, t, labels)`` and its float ``samples [N, H, W, C]``, by its data's evaluator."""
+    if isinstance(evaluator, MixtureEvaluator):
+        return evaluator.metrics(denoise, samples, labels, names, seed)
+    return evaluator.metrics(to_uint8(samples), labels, names)
+
+
+def make_evaluator(
+    config: Any, train: Any, data_path: str, cache_dir: Path | None, queries: int = 128
+) -> Evaluator | MixtureEvaluator:
+    """The offline evaluator for a config's data: its training images, and held-out ones where it names a split.
+
+    Where the data is a known mixture it is the truth itself, asked at ``queries`` states of each noise level.
+    """
     held_out = None
     data = config.data
+    if data.source == "gmm":
+        return MixtureEvaluator(
+            *known_data(data_path),
+            kind=sampler_kind(config),
+            conditional=config.model.conditional,
+            edges=phase_edges(config),
+            queries=queries,
+        )
     if data.held_out_split:
         other = open_source(data.source, data_path, split=data.held_out_split, image_size=data.image_size)
         if (other.spec.image_size, other.spec.channels) != (train.spec.image_size, train.spec.channels):

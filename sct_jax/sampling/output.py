@@ -9,6 +9,7 @@ import numpy as np
 
 from sct_jax import files
 from sct_jax.errors import UserError
+from sct_jax.sampling.generate import to_uint8
 
 
 def check_target(out: str | Path) -> None:
@@ -25,22 +26,24 @@ def check_target(out: str | Path) -> None:
 
 
 def write_images(out: str | Path, images: np.ndarray, labels: Sequence[int] | None) -> Path:
-    """Writes uint8 images ``[N, H, W, C]`` by the ending of ``out``; ``labels`` are used in turn. Returns ``out``.
+    """Writes images ``[N, H, W, C]`` by the ending of ``out``; ``labels`` are used in turn. Returns ``out``.
 
-    An ``.npz`` holds ``images`` and, for a conditional model, ``labels`` (int32 ``[N]``).
+    An ``.npz`` holds ``images`` as they are (uint8 or float32) and, for a conditional model, ``labels`` (int32
+    ``[N]``). In pictures [-1, 1] of float images is black to white; a ``.png`` of points (``1x1x2``) is a scatter plot.
     """
     out = Path(out)
     if out.suffix == ".png":
-        from sct_jax.report.grids import save_grid
+        from sct_jax.report.grids import save_samples
 
-        save_grid(images, out)
-        return out
+        return save_samples(images, out)
     if out.suffix == ".npz":
         arrays = {"images": images}
         if labels is not None:
             arrays["labels"] = np.resize(np.asarray(labels, np.int32), len(images))
         return files.write(out, lambda aside: np.savez_compressed(aside, **arrays))
-    return _write_folder(out, images)
+    if images.shape[-1] not in (1, 3):
+        raise UserError(f"--out {out}: these samples are no pictures; end it in .npz or .png (a scatter plot)")
+    return _write_folder(out, images if images.dtype == np.uint8 else to_uint8(images))
 
 
 def _write_folder(out: Path, images: np.ndarray) -> Path:

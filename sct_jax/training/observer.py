@@ -5,16 +5,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from sct_jax import files
 from sct_jax.models import Network
-from sct_jax.sampling.generate import Generator, default_labels, default_steps, to_uint8
+from sct_jax.sampling.generate import Generator, default_labels, default_steps
 from sct_jax.training.state import TrainState
 
 SAMPLE_SEED = 0
 TARGET_TIMES = np.geomspace(0.05, 20.0, 12)
 MOST_TARGET_IMAGES = 4096  # of a larger data set, so many stand for it
+ORACLE_QUERIES = 32  # states of each noise level at which a model of a known mixture is asked
 
 
 class Observer:
@@ -24,31 +26,37 @@ class Observer:
         self._config, self._workdir, self._source = config, workdir, source
         spec = source.spec
         shape = (spec.image_size, spec.image_size, spec.channels)
-        self._generate = Generator(network.denoise, shape, config, device_mesh)
+        self._generate = Generator(network.denoise, shape, config, device_mesh, clip=spec.dtype == "uint8")
+        self._denoise = jax.jit(network.denoise)
         self._labels = default_labels(spec.num_classes, config.model.conditional)
         self._steps = default_steps(config)
         self._evaluator: Any = None
 
-    def images(self, state: TrainState, num: int, steps: int) -> np.ndarray:
-        """uint8 samples ``[num, H, W, C]``."""
-        params = state.ema[self._config.ema.profiles[0]]
-        return to_uint8(self._generate(params, num, steps=steps, seed=SAMPLE_SEED, labels=self._labels))
+    def samples(self, state: TrainState, num: int, steps: int) -> np.ndarray:
+        """Float32 samples ``[num, H, W, C]``."""
+        return self._generate(self._params(state), num, steps=steps, seed=SAMPLE_SEED, labels=self._labels)
 
     def draw_grids(self, state: TrainState, step: int) -> None:
-        """Writes a grid for each number of steps into the workdir."""
-        from sct_jax.report.grids import save_grid
+        """Writes a picture for each number of steps into the workdir: a grid or, of points in the plane, their plot."""
+        from sct_jax.report.grids import save_samples
 
         for steps in self._steps:
-            images = self.images(state, self._config.sampling.num_images, steps)
-            save_grid(images, self._grid_path(step, steps))
+            samples = self.samples(state, self._config.sampling.num_images, steps)
+            save_samples(samples, self._grid_path(step, steps))
 
     def measure(self, state: TrainState) -> Iterator[dict[str, Any]]:
-        """Metrics for each number of steps, with the offline features."""
-        num = self._config.evaluation.num_images
+        """Metrics for each number of steps: with the offline features or, on a known mixture, against the truth.
+
+        The latter are those of ``sct-jax evaluate``, at fewer states: cheap enough to be logged while training.
+        """
+        from sct_jax.evaluation.run import measure
+
+        num, params = self._config.evaluation.num_images, self._params(state)
         labels = None if self._labels is None else np.resize(np.asarray(self._labels), num)
+        denoise = lambda x, t, labels: self._denoise(params, x, t, labels)  # noqa: E731
         for steps in self._steps:
-            samples = self.images(state, num, steps)
-            yield {"sampling_steps": int(steps), "num": num} | self._evaluate().metrics(samples, labels)
+            scores = measure(self._evaluate(), denoise, self.samples(state, num, steps), labels)
+            yield {"sampling_steps": int(steps), "num": num} | scores
 
     def check(self) -> None:
         """Finds out before the first step what would fail at the first measurement."""
@@ -62,6 +70,9 @@ class Observer:
         if not (self._workdir / "target_variance.json").exists():
             self.measure_target()
 
+    def _params(self, state: TrainState) -> Any:
+        return state.ema[self._config.ema.profiles[0]]
+
     def _grid_path(self, step: int, steps: int) -> Path:
         return self._workdir / "samples" / f"step_{step:08d}_{steps}step.png"
 
@@ -69,7 +80,9 @@ class Observer:
         if self._evaluator is None:
             from sct_jax.evaluation.run import cache_folder, make_evaluator
 
-            self._evaluator = make_evaluator(self._config, self._source, self._config.data.path, cache_folder())
+            self._evaluator = make_evaluator(
+                self._config, self._source, self._config.data.path, cache_folder(), ORACLE_QUERIES
+            )
         return self._evaluator
 
     def measure_target(self) -> None:
@@ -82,9 +95,10 @@ class Observer:
         count = min(len(self._source), MOST_TARGET_IMAGES)
         chosen = np.random.default_rng(0).permutation(len(self._source))[:count]
         images, labels = zip(*(self._source[int(index)] for index in chosen), strict=True)
+        images = np.stack(images)
         masked = self._config.model.conditional and self._config.reference.same_class
         result = target_covariance(
-            np.stack(images) / 127.5 - 1.0,
+            images / 127.5 - 1.0 if images.dtype == np.uint8 else images,
             TARGET_TIMES,
             labels=np.asarray(labels) if masked else None,
             num_queries=queries,
