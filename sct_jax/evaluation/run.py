@@ -189,7 +189,8 @@ def format_table(result: dict[str, Any]) -> str:
 def _cell(mean: float, spread: float | None) -> str:
     if math.isnan(mean):
         return "-"
-    return f"{mean:.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
+    digits = ".4f" if abs(mean) >= 0.1 else ".4g"
+    return f"{mean:{digits}}" + (f" ± {spread:{digits}}" if spread is not None else "")
 
 
 def _evaluations(model: Model, steps: int, guided: bool) -> int:
