@@ -2,8 +2,9 @@
 
     python benchmarks/gpu.py --out results_gpu [--fashion-mnist DIR]       # DIR holds the IDX files
 
-1. Correct: the losses of a few training steps (MLP and U-Net, ECT and SCT) on the accelerator against the CPU's.
-2. Fast: DDPM++ of CIFAR-10 size in float32 and bfloat16; SCT's cost over ECT at batch 128.
+1. Correct: the losses of a few training steps (MLP and U-Net, EDM, ECT and SCT with each source of references) on the
+   accelerator against the CPU's.
+2. Fast: DDPM++ of CIFAR-10 size in float32 and bfloat16; SCT's cost over ECT, and that of each source, at batch 128.
 3. Learns: a short Fashion-MNIST run, EDM and then SCT, with its samples and offline metrics.
 
 Writes one JSON for each part and ``summary.json`` into the folder, and goes on when a part fails. ``--quick`` makes
@@ -29,7 +30,8 @@ def losses() -> None:
 
     from sct_jax import config as config_lib
     from sct_jax import models, objectives
-    from sct_jax.data import DataSpec
+    from sct_jax.data import DataSpec, references
+    from sct_jax.data.spec import ArraySource
     from sct_jax.objectives.table import ROWS
     from sct_jax.training import mesh, step
 
@@ -37,21 +39,24 @@ def losses() -> None:
     rng, found = np.random.default_rng(0), {}
     images, labels = rng.integers(0, 256, (3, 16, 16, 16, 3)).astype(np.uint8), np.arange(16, dtype=np.int32) % 4
     for network_name in ("film_mlp", "ddpmpp"):
-        for method in ("edm", "ect", "sct"):
+        for method, source in (("edm", "batch"), ("ect", "batch"), *(("sct", s) for s in ("batch", "bank", "dataset"))):
             config = config_lib.default_config()
             config.batch_size = 16
             config.model.update({"name": network_name, "channels": 32, "channel_mult": (1, 2), "num_blocks": 1})
             config.model.conditional, config.model.dropout = True, 0.1
             config.objective.update(ROWS[method])
+            config.reference.source, config.reference.size, config.reference.block = source, 20, 20
             config = config_lib.validate(config)
+            store = references.make_store(ArraySource(images.reshape(48, 16, 16, 3), np.tile(labels, 3), 4))
             network = models.build(config.model, DataSpec(16, 3, 4, 48))
             train_step = step.make_train_step(config, objectives.build(config, network.denoise), mesh.make_mesh(1))
             state = step.initial_state(config, network.init(jax.random.key(0)))
             jitted, values = jax.jit(train_step), []
             for batch in images:
-                state, metrics = jitted(state, {"image": batch, "label": labels})
+                rows = {} if source == "batch" else {"references": store}
+                state, metrics = jitted(state, {"image": batch, "label": labels} | rows)
                 values.append(float(metrics["loss"]))
-            found[f"{network_name}_{method}"] = values
+            found[f"{network_name}_{method}_{source}"] = values
     print(json.dumps({"device": jax.devices()[0].device_kind, "losses": found}))
 
 
@@ -90,6 +95,8 @@ def speed(out: Path, quick: bool, peer: str) -> dict:
         seconds[dtype] = call("benchmarks/network_step.py", *size, *target, *extra)
     if not quick:
         seconds["sct_cost"] = call("benchmarks/sct_cost.py", "--step-batch", "128", "--out", str(out / "sct_cost.json"))
+        table = ["--out", str(out / "reference_cost.json"), "--table", str(out / "reference_cost.md")]
+        seconds["reference_cost"] = call("benchmarks/reference_cost.py", "--measure-step", *table)
     return {"wall_seconds": seconds}
 
 
