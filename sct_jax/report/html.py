@@ -19,9 +19,22 @@ NAMES = {
     "class_agreement": "class agreement",
     "fd_pca": "Fréchet distance (pixels)",
     "fd_classifier": "Fréchet distance (classifier)",
+    "w2": "Wasserstein distance",
+    "consistency_error": "error to the exact function",
+    "consistency_error_at_t_max": "error to the exact function at t_max",
+    "denoiser_error": "error to the exact denoiser",
     "images_per_second": "images/s",
     "grad_norm": "gradient norm",
 }
+QUALITY = (
+    "fd_pca",
+    "fd_classifier",
+    "class_agreement",
+    "w2",
+    "consistency_error",
+    "consistency_error_at_t_max",
+    "denoiser_error",
+)
 NOT_METRICS = ("kind", "step", "seconds", "sampling_steps", "num", "per_seed", "evaluations")
 
 
@@ -52,7 +65,7 @@ def _heading(runs: list[Run]) -> str:
 def _comparison(runs: list[Run]) -> Iterator[str]:
     """The table that compares runs: what they cost and what their samples score."""
     steps = sorted({count for run in runs for count in _sampling_steps(run)})
-    names = [name for name in ("fd_pca", "fd_classifier", "class_agreement") if _scored(runs, steps, name)]
+    names = [name for name in QUALITY if _scored(runs, steps, name)]
     columns = [(count, name) for count in steps for name in names]
     header = ["run", "method", "parameters", "training steps", "images/s"]
     fixed = len(header)
@@ -96,7 +109,7 @@ def _curves(runs: list[Run]) -> Iterator[str]:
             if any(_is_number(record.get(name)) for record in run.train)
         ]
         charts.append(_chart(NAMES.get(name, name).capitalize(), series, "training step", NAMES.get(name, name), log))
-    for name in ("fd_pca", "fd_classifier", "class_agreement"):
+    for name in QUALITY:
         series = []
         for index, run in enumerate(runs):
             for dash, count in enumerate(sorted({record.get("sampling_steps") or 0 for record in run.evaluations})):
