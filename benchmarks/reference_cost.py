@@ -15,7 +15,6 @@ query, row and pixel 6 where differences are formed (batch, bank), 10 for the fi
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +63,10 @@ def main() -> None:
     rows = {source: measure(source, args, store) for source in OPERATIONS}
     for row in rows.values():
         row["share_of_step"] = row["seconds"] / step_seconds if step_seconds else None
-    text = table(rows)
-    print(text)
-    print(f"step of the network at batch {args.batch}: {step_seconds} s ({step_from})", file=sys.stderr)
     result = {"batch": args.batch, "image": SHAPE, "sources": rows, "step_seconds": step_seconds}
     result |= {"step_from": step_from, "load_before": load, "provenance": provenance()}
+    text = table(result)
+    print(text)
     if args.out:
         print(files.write_text(args.out, json.dumps(result, indent=1) + "\n"))
     if args.table:
@@ -114,14 +112,20 @@ def measure(source: str, args: argparse.Namespace, store: dict[str, np.ndarray])
     }
 
 
-def table(rows: dict[str, dict[str, Any]]) -> str:
-    """Markdown: a line for each source of rows."""
+def table(result: dict[str, Any]) -> str:
+    """Markdown: a line for each source of rows, and what the share is of."""
     lines = ["| references | " + " | ".join(name for name, *_ in COLUMNS) + " | share of the step |"]
     lines.append("|---" + "|---:" * (len(COLUMNS) + 1) + "|")
-    for source, row in rows.items():
+    for source, row in result["sources"].items():
         cells = [format(row[key] if unit == 1 else row[key] / unit, kind) for _, key, unit, kind in COLUMNS]
         share = "" if row["share_of_step"] is None else f"{100 * row['share_of_step']:.2g} %"
         lines.append(f"| {source} | {' | '.join(cells)} | {share} |")
+    step = "unknown" if result["step_seconds"] is None else f"{result['step_seconds']:.4g} s"
+    lines += [
+        "",
+        f"Batch {result['batch']} on {result['provenance']['device']}, load {result['load_before'][0]} before.",
+    ]
+    lines[-1] += f" Step of the network: {step} ({result['step_from']})."
     return "\n".join(lines)
 
 
