@@ -21,7 +21,7 @@ def model(tiny_run):
 
 def test_denoise_is_the_identity_without_noise(model):
     x = jnp.linspace(-1, 1, 2 * 64).reshape(2, 8, 8, 1)
-    np.testing.assert_allclose(model.denoise(x, jnp.zeros(2)), x, atol=1e-6)
+    np.testing.assert_allclose(model.denoise(x, jnp.zeros(2), [3, 4]), x, atol=1e-6)
 
 
 def test_sample_takes_labels_in_turn_and_is_in_range(model):
@@ -36,7 +36,7 @@ def test_the_profile_chooses_the_weights(tiny_run, model):
     raw = sct_jax.load(tiny_run, "raw")
     assert model.profile == "constant:0.9"
     x, t = jnp.ones((1, 8, 8, 1)), jnp.ones(1)
-    assert not jnp.array_equal(model.denoise(x, t), raw.denoise(x, t))
+    assert not jnp.array_equal(model.denoise(x, t, [3]), raw.denoise(x, t, [3]))
 
 
 def test_an_older_checkpoint_loads_by_its_folder(tiny_run, model):
@@ -48,6 +48,12 @@ def test_an_older_checkpoint_loads_by_its_folder(tiny_run, model):
 def test_labels_that_are_no_classes_are_refused(model, labels):
     with pytest.raises(ValueError, match="labels must be"):
         model.denoise(jnp.zeros((1, 8, 8, 1)), jnp.ones(1), labels)
+
+
+@pytest.mark.parametrize("labels", [None, [3, -1]])
+def test_a_model_that_has_never_seen_a_row_without_label_asks_for_labels(model, labels):
+    with pytest.raises(ValueError, match="give labels"):
+        model.denoise(jnp.zeros((2, 8, 8, 1)), jnp.ones(2), labels)
 
 
 def test_shapes_that_do_not_fit_are_refused(model):
