@@ -66,35 +66,35 @@ def _comparison(runs: list[Run]) -> Iterator[str]:
     """The table that compares runs: what they cost and what their samples score."""
     steps = sorted({count for run in runs for count in _sampling_steps(run)})
     names = [name for name in QUALITY if _scored(runs, steps, name)]
-    columns = [(count, name) for count in steps for name in names]
-    header = ["run", "method", "parameters", "training steps", "images/s"]
-    fixed = len(header)
-    header += [f"{NAMES[name]}, {_steps(count)}" for count, name in columns]
-    scores = [[run.final_scores(count) for count, _ in columns] for run in runs]
-    rows = []
-    for run, found in zip(runs, scores, strict=True):
+    header = ["run", "method", "parameters", "trained", "images/s", "sampling", *(NAMES[name] for name in names)]
+    fixed = len(header) - len(names)
+    rows, scores = [], []
+    for run in runs:
         last = run.train[-1] if run.train else {}
         step = max((record["step"] for record in run.train + run.evaluations), default=None)
-        rows.append(
-            [
-                run.name,
-                str(run.config.get("objective", {}).get("method", "–")),
-                f"{run.parameters:,}" if run.parameters else "–",
-                f"{step:,}" if step is not None else "–",
-                _cell(last.get("images_per_second")),
-                *(_score(row, name) for row, (_, name) in zip(found, columns, strict=True)),
-            ]
-        )
+        cost = [
+            run.name,
+            str(run.config.get("objective", {}).get("method", "–")),
+            f"{run.parameters:,}" if run.parameters else "–",
+            _steps(step) if step is not None else "–",
+            _cell(last.get("images_per_second")),
+        ]
+        for count in sorted(_sampling_steps(run)) or [None]:
+            found = run.final_scores(count) if count is not None else {}
+            rows.append([*cost, _steps(count) if count is not None else "–", *(_score(found, name) for name in names)])
+            scores.append((count, found))
     best = []
-    for column, (_, name) in enumerate(columns):
-        values = {i: row[column][name] for i, row in enumerate(scores) if _is_number(row[column].get(name))}
-        if len(set(values.values())) > 1:
-            top = max(values.values()) if name in HIGHER_IS_BETTER else min(values.values())
-            best += [(i, fixed + column) for i, value in values.items() if value == top]
+    for count in steps:  # among the runs sampled with as many steps
+        for column, name in enumerate(names):
+            values = {i: row[name] for i, (own, row) in enumerate(scores) if own == count and _is_number(row.get(name))}
+            if len(set(values.values())) > 1:
+                top = max(values.values()) if name in HIGHER_IS_BETTER else min(values.values())
+                best += [(i, fixed + column) for i, value in values.items() if value == top]
     yield "<h2>Comparison</h2>"
     yield (
         "<p>Lower Fréchet distance and higher class agreement are better; neither means much without the other. "
-        "Scores are those of <code>sct-jax evaluate</code> where there are any, else the last measured while training."
+        "The best of the runs sampled alike is set off. Scores are those of <code>sct-jax evaluate</code> where there "
+        "are any, else the last measured while training."
         "</p>"
     )
     yield table(header, rows, best=best)
@@ -246,7 +246,7 @@ def _folded(title: str, text: str) -> str:
 
 
 def _steps(count: int) -> str:
-    return "1\u00a0step" if count == 1 else f"{count}\u00a0steps"
+    return "1\u00a0step" if count == 1 else f"{count:,}\u00a0steps"
 
 
 def _score(row: dict[str, Any], name: str) -> str:
