@@ -32,6 +32,7 @@ def get_config() -> Config:
     config.log.every_steps = 1
     config.log.tensorboard = False
     config.sampling.num_images = 10
+    config.evaluation.target_queries = 2
     return config
 '''
 

@@ -17,7 +17,7 @@ from sct_jax.training import loop, mesh, step
 
 
 def train(tmp_path, name, method="sct", **fields):
-    config = make_config(total_steps=4, evaluation__target_queries=0)
+    config = make_config(total_steps=4)
     config.objective.update(ROWS[method])
     for key, value in fields.items():
         config_lib._set(config, key.replace("__", "."), value)
