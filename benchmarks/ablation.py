@@ -13,6 +13,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -212,6 +213,9 @@ def curves(results: dict[str, list[dict[str, Any]]], metric: str) -> str:
             if min(map(len, rows)) > 1:
                 x = [row["step"] for row in rows[0]]
                 y = np.mean([[row[metric] for row in run[: len(x)]] for run in rows], axis=0)
+                if series and series[-1].y == y.tolist():  # an error that does not depend on the sampling
+                    series[-1] = replace(series[-1], name=name)
+                    continue
                 series.append(Series(f"{name}, {steps}-step", x, y.tolist(), colour=colour, dash=dash, markers=True))
     return stand_alone(line_chart(series, "training step", metric, log_y=True), series) if series else ""
 
