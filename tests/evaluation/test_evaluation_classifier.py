@@ -28,6 +28,7 @@ def counted_training(monkeypatch):
     return calls
 
 
+@pytest.mark.slow
 def test_digits_accuracy_on_unseen_writers(evaluator, digits):
     images, labels = digits
     classifier = evaluator.classifier

@@ -55,6 +55,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(tmp_path):
     assert steps == [2, 4, 6, 8]
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_at_the_same_weights(tmp_path):
     """SIGKILL in the middle, then the same command again: bitwise the uninterrupted run."""
     script = (
@@ -84,7 +85,7 @@ def test_resident_and_streamed_training_are_the_same(tmp_path):
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_signals_save_before_leaving(tmp_path, monkeypatch, signum):
     calls = []
     original = loop._Run._after
@@ -124,12 +125,14 @@ def test_starting_from_another_run_takes_its_average(tmp_path):
     assert not same(state.params, teacher.params)
 
 
+@pytest.mark.slow
 def test_starting_from_another_run_works_on_eight_devices(tmp_path):
     loop.train(make_config(total_steps=2), tmp_path / "teacher")
     config = make_config(total_steps=2, init__checkpoint=str(tmp_path / "teacher"), mesh__data=8)
     assert int(loop.train(config, tmp_path / "student").step) == 2
 
 
+@pytest.mark.slow
 def test_a_run_stopped_between_periods_still_logs_saves_and_ends_where_it_should(tmp_path):
     periods = {"log__every_steps": 10, "checkpoint__every_steps": 10, "log__steps_per_dispatch": 10}
     loop.train(make_config(total_steps=3, **periods), tmp_path)

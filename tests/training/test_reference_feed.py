@@ -28,18 +28,24 @@ def test_a_bank_in_the_hosts_memory_is_the_bank_on_the_device(tmp_path):
     bank = {"reference__source": "bank", "reference__size": 20, "reference__bank_block": 8, "data__flip": True}
     device = train(tmp_path, "device", **bank)
     host = train(tmp_path, "host", reference__resident_max_mib=0, **bank)
-    streamed = train(tmp_path, "streamed", reference__resident_max_mib=0, data__pipeline="streamed", **bank)
     assert_close(device.params, host.params, 1e-5)
-    assert_close(host.params, streamed.params, 1e-5)
-    batch = train(tmp_path, "batch")
-    assert not same(batch.params, device.params)
 
 
+@pytest.mark.slow
 def test_the_data_set_split_over_eight_devices_is_the_data_set(tmp_path):
     dataset = {"reference__source": "dataset", "reference__block": 100, "data__flip": True}
     one = train(tmp_path, "one", **dataset)
     eight = train(tmp_path, "eight", mesh__data=8, **dataset)
     assert_close(one.params, eight.params, 2e-4)
+
+
+@pytest.mark.slow
+def test_a_bank_serves_a_streamed_pipeline_too_and_is_not_the_batch(tmp_path):
+    bank = {"reference__source": "bank", "reference__size": 20}
+    device = train(tmp_path, "device", **bank)
+    streamed = train(tmp_path, "streamed", reference__resident_max_mib=0, data__pipeline="streamed", **bank)
+    assert_close(device.params, streamed.params, 1e-5)
+    assert not same(train(tmp_path, "batch").params, device.params)
 
 
 def test_a_data_set_that_is_the_batch_gives_the_batchs_posterior_mean():
@@ -56,7 +62,10 @@ def test_a_data_set_that_is_the_batch_gives_the_batchs_posterior_mean():
     assert float(after[0][1]["reference_ess"]) > 1.001
 
 
-@pytest.mark.parametrize("method", ["ct", "cd", "stf"])
+SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in ("ct", "stf")]
+
+
+@pytest.mark.parametrize("method", ["cd", *SLOW])
 def test_methods_with_a_context_resume_to_the_bit(tmp_path, method):
     fields = {}
     if method == "cd":

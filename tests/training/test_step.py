@@ -60,6 +60,7 @@ def test_eight_devices_are_one(method):
     assert_close(one.params, eight.params, 2e-4)
 
 
+@pytest.mark.slow
 def test_eight_devices_are_one_for_the_unet():
     config = make_config(
         "sct", model__name="ddpmpp", model__channels=8, model__channel_mult=(1,), model__attention_resolutions=(8,)
