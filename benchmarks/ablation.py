@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from ect_vs_sct import pairs
 from svg import stand_alone
 
 from sct_jax import config as config_lib
@@ -25,6 +26,7 @@ from sct_jax import files
 from sct_jax.evaluation.provenance import provenance
 from sct_jax.evaluation.run import evaluate_checkpoint
 from sct_jax.report.plots import Series, line_chart
+from sct_jax.training.checkpoint import kept_steps
 from sct_jax.training.loop import train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,20 +39,23 @@ DEFAULT_SAMPLING: tuple[dict[str, Any], ...] = ({"steps": (1, 2)},)
 
 
 class Variant(NamedTuple):
-    """One trained model: a config with overrides, started from the variant ``start`` ("": from scratch)."""
+    """One trained model: a config with overrides, started from the model of ``start`` (None: from scratch)."""
 
     config: str
     overrides: dict[str, str]
-    start: str = "edm"
+    start: "Variant | None"
     sampling: tuple[dict[str, Any], ...] = DEFAULT_SAMPLING  # each is a way to measure it
 
 
-def sct(*sampling: dict[str, Any], start: str = "edm", **overrides: str) -> Variant:
+EDM = Variant("edm", {}, None, ({"steps": (18,)},))
+
+
+def sct(*sampling: dict[str, Any], start: Variant | None = EDM, **overrides: str) -> Variant:
     """SCT with ``objective_phases="4"`` and the like; underscores after the room's name are dots."""
     return Variant("sct", _keys(overrides), start, sampling or DEFAULT_SAMPLING)
 
 
-def ect(*sampling: dict[str, Any], start: str = "edm", **overrides: str) -> Variant:
+def ect(*sampling: dict[str, Any], start: Variant | None = EDM, **overrides: str) -> Variant:
     """ECT, as :func:`sct`."""
     return Variant("ect", _keys(overrides), start, sampling or DEFAULT_SAMPLING)
 
@@ -66,6 +71,7 @@ def _guidance(kept: Sequence[str], strengths: Sequence[float]) -> tuple[dict[str
 
 EDGES_PAST = (1.0, 0.9, 0.7, 0.5)
 DROPPED = {"model_conditional": "True", "model_label_dropout": "0.1"}
+EDM_DROPPED = EDM._replace(overrides=_keys(DROPPED))
 STUDIES: dict[str, dict[str, Variant]] = {
     # ECT against SCT, over training steps and at their end.
     "methods": {"ect": ect(), "sct": sct()},
@@ -101,27 +107,24 @@ STUDIES: dict[str, dict[str, Variant]] = {
         "bad version": sct(
             *_guidance(("0.25", "0.5", "0.75"), (0.1, 0.3, 1.0)), checkpoint_keep_fractions="0.25,0.5,0.75"
         ),
-        "edm, label dropout": Variant("edm", _keys(DROPPED), "", ({"steps": (18,)},)),
-        "classifier-free": sct(*_guidance(("unconditional",), (0.1, 0.3, 1.0)), start="edm, label dropout", **DROPPED),
+        "edm, label dropout": EDM_DROPPED,
+        "classifier-free": sct(*_guidance(("unconditional",), (0.1, 0.3, 1.0)), start=EDM_DROPPED, **DROPPED),
     },
     # Tuning against training from scratch, each with and without the reduced variance.
     "scratch": {
         "ect, tuned": ect(),
         "sct, tuned": sct(),
-        "ect, from scratch": ect(start=""),
-        "sct, from scratch": sct(start=""),
+        "ect, from scratch": ect(start=None),
+        "sct, from scratch": sct(start=None),
     },
 }
 
 
-def train_one(args: argparse.Namespace, seed: int, name: str, variant: Variant, folder: Path) -> dict[str, Any]:
+def train_one(args: argparse.Namespace, seed: int, variant: Variant, folder: Path) -> dict[str, Any]:
     """Trains and measures one variant with one seed; ``{"measured", "curve", "seconds"}``."""
-    workdir = folder / "".join(c if c.isalnum() else "_" for c in _identity(name, variant))
+    workdir = folder / _folder(variant)
     overrides = pairs(args.all) | pairs(args.edm if variant.config == "edm" else args.tune) | variant.overrides
-    overrides |= {
-        "seed": str(seed),
-        "init.checkpoint": str(folder / _folder_of(variant.start)) if variant.start else "",
-    }
+    overrides |= {"seed": str(seed), "init.checkpoint": str(folder / _folder(variant.start)) if variant.start else ""}
     config = config_lib.load_config(ROOT / "configs" / f"{args.data}_{variant.config}.py", overrides)
     train(config, workdir)
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -132,42 +135,32 @@ def train_one(args: argparse.Namespace, seed: int, name: str, variant: Variant, 
     return {"measured": measured, "curve": curve, "seconds": max(row.get("seconds", 0.0) for row in rows)}
 
 
-def _identity(name: str, variant: Variant) -> str:
-    """A name for the run's folder by what it is, so that studies share it."""
-    changed = "_".join(f"{key.split('.')[-1]}{value}" for key, value in sorted(variant.overrides.items()))
-    start = "" if variant.start in ("edm", "") else "_from_dropout"
-    return f"{variant.config}{'' if variant.start or variant.config == 'edm' else '_scratch'}{start}_{changed}".rstrip(
-        "_"
-    )
-
-
-def _folder_of(start: str) -> str:
-    variants = {name: variant for study in STUDIES.values() for name, variant in study.items()}
-    variant = variants.get(start, Variant("edm", {}, ""))
-    return "".join(c if c.isalnum() else "_" for c in _identity(start, variant))
+def _folder(variant: Variant) -> str:
+    """The name of a run's folder by what it is, so that studies share it."""
+    start = "" if variant.config == "edm" or variant.start == EDM else "_from_dropout" if variant.start else "_scratch"
+    changed = [f"{key.split('.')[-1]}{value}" for key, value in sorted(variant.overrides.items())]
+    name = "_".join([variant.config + start, *changed])
+    return "".join(c if c.isalnum() else "_" for c in name)
 
 
 def measure(args: argparse.Namespace, workdir: Path, config: Any, sampling: dict[str, Any]) -> list[dict[str, Any]]:
-    """The metrics of one way to sample, over three sampling seeds; kept beside the run."""
+    """The metrics of one way to sample, over three sampling seeds; kept beside the run until it is trained further."""
     label = "_".join(f"{key}{value}" for key, value in sampling.items()).replace(" ", "")
     path = workdir / f"ablation_{''.join(c if c.isalnum() or c in '._' else '-' for c in label)}.json"
     if path.exists():
-        return json.loads(path.read_text())["results"]
+        found = json.loads(path.read_text())
+        if found["provenance"]["step"] == config.total_steps and args.num in (None, found["provenance"]["num_samples"]):
+            return found["results"]
     options: dict[str, Any] = {key: value for key, value in sampling.items() if key in ("eta", "omega")}
     if "bad" in sampling:
         options["guide"] = sampling["bad"]
         if sampling["bad"] != "unconditional":
-            step = round(float(sampling["bad"]) * config.total_steps)
-            kept = sorted((abs(int(p.name) - step), p) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
-            options["guide"] = str(kept[0][1])
+            wanted = float(sampling["bad"]) * config.total_steps
+            kept = min(kept_steps(config), key=lambda step: abs(step - wanted))
+            options["guide"] = str(workdir / "checkpoints" / str(kept))
     result = evaluate_checkpoint(workdir, steps=sampling["steps"], num=args.num, seeds=(0, 1, 2), **options)
     files.write_text(path, json.dumps(result, indent=1) + "\n")
     return result["results"]
-
-
-def pairs(texts: list[str]) -> dict[str, str]:
-    """``["a.b=1"]`` as a dict."""
-    return dict(text.split("=", 1) for text in texts)
 
 
 def table(results: dict[str, list[dict[str, Any]]], metrics: Sequence[str]) -> str:
@@ -232,13 +225,13 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="OUT.md, OUT.json and, where there are curves, OUT.svg")
     args = parser.parse_args()
     metrics = METRICS["gmm" if args.data.startswith("gmm") else "images"]
-    variants = {"edm": Variant("edm", {}, "", ({"steps": (18,)},)), **STUDIES[args.study]}
+    variants = {"edm": EDM, **STUDIES[args.study]}
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
     began = time.time()
     for seed in map(int, args.seeds.split(",")):
         folder = Path(args.runs) / args.data / f"seed{seed}"
         for name, variant in variants.items():
-            results[name].append(train_one(args, seed, name, variant, folder))
+            results[name].append(train_one(args, seed, variant, folder))
         print(f"seed {seed} done after {time.time() - began:.0f} s\n{table(results, metrics)}", flush=True)
     facts = provenance(seeds=args.seeds, overrides={group: getattr(args, group) for group in ("all", "edm", "tune")})
     commit = facts["commit"]["hash"][:12] if facts["commit"] else "unknown"

@@ -38,6 +38,7 @@ def losses() -> None:
     jax.config.update("jax_default_matmul_precision", "highest")
     rng, found = np.random.default_rng(0), {}
     images, labels = rng.integers(0, 256, (3, 16, 16, 16, 3)).astype(np.uint8), np.arange(16, dtype=np.int32) % 4
+    store = references.make_store(ArraySource(images.reshape(48, 16, 16, 3), np.tile(labels, 3), 4))
     for network_name in ("film_mlp", "ddpmpp"):
         for method, source in (("edm", "batch"), ("ect", "batch"), *(("sct", s) for s in ("batch", "bank", "dataset"))):
             config = config_lib.default_config()
@@ -47,7 +48,6 @@ def losses() -> None:
             config.objective.update(ROWS[method])
             config.reference.source, config.reference.size, config.reference.block = source, 20, 20
             config = config_lib.validate(config)
-            store = references.make_store(ArraySource(images.reshape(48, 16, 16, 3), np.tile(labels, 3), 4))
             network = models.build(config.model, DataSpec(16, 3, 4, 48))
             train_step = step.make_train_step(config, objectives.build(config, network.denoise), mesh.make_mesh(1))
             state = step.initial_state(config, network.init(jax.random.key(0)))

@@ -15,6 +15,7 @@ from svg import stand_alone
 
 from sct_jax import files
 from sct_jax.data import open_source
+from sct_jax.data.spec import unit_range
 from sct_jax.evaluation.provenance import provenance
 from sct_jax.evaluation.target import target_covariance
 from sct_jax.report.plots import Series, line_chart
@@ -38,7 +39,7 @@ def main() -> None:
     chosen = np.random.default_rng(0).permutation(len(source))[:count]
     images, labels = zip(*(source[int(index)] for index in chosen), strict=True)
     result = target_covariance(
-        np.stack(images) / 127.5 - 1.0,
+        unit_range(np.stack(images)),
         TIMES,
         labels=np.asarray(labels) if args.conditional else None,
         num_queries=args.queries,

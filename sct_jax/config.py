@@ -12,7 +12,7 @@ from typing import Any
 import ml_collections
 
 from sct_jax.errors import UserError
-from sct_jax.schema import SCHEMA, Field
+from sct_jax.schema import DENOISING, SCHEMA, Field
 
 Config = ml_collections.ConfigDict
 
@@ -235,12 +235,15 @@ def _check_objective(config: Config) -> None:
             f"{' or '.join(map(repr, allowed))}, not {objective.transition!r}; set both, or take the row of "
             "sct_jax/objectives/table.py"
         )
-    grid = objective.method not in ("edm", "stf") and objective.pair == "grid"
+    grid = objective.method not in DENOISING and objective.pair == "grid"
     if (objective.times == "uniform") > grid or (grid and objective.times.startswith("truncated")):
         fitting = "uniform or lognormal" if grid else "lognormal, truncated_lognormal or truncated_student"
         raise UserError(f"config.objective.times = {objective.times!r}: with this pair it must be {fitting}")
-    for low, high in (("t_min", "t_max"), ("s_0", "s_1")):
-        if objective[low] > objective[high] or objective.t_min == objective.t_max:
+    for low, high, wrong in (
+        ("t_min", "t_max", objective.t_min >= objective.t_max),
+        ("s_0", "s_1", objective.s_0 > objective.s_1),
+    ):
+        if wrong:
             raise UserError(f"config.objective.{low} = {objective[low]} must be below {high} = {objective[high]}")
     if objective.transition.startswith("teacher") and not objective.teacher:
         raise UserError("config.objective.teacher is empty: name the run of the diffusion model to distil")

@@ -20,6 +20,9 @@ class Field(NamedTuple):
     item: Any = None  # an example of a tuple's items, where the default is empty
 
 
+# The methods that train a diffusion model; all others make a consistency model.
+DENOISING = ("edm", "stf")
+
 SCHEMA: dict[str, Field] = {
     "seed": Field(0, "every random number of the run follows from it", low=0),
     "total_steps": Field(10_000, "training steps (optimizer updates)", low=1),
@@ -76,7 +79,7 @@ SCHEMA: dict[str, Field] = {
     "objective.method": Field(
         "sct",
         "edm, stf: denoising; ct, cd, ict, ect, sct: consistency",
-        choices=("edm", "stf", "ct", "cd", "ict", "ect", "sct"),
+        choices=(*DENOISING, "ct", "cd", "ict", "ect", "sct"),
     ),
     "objective.pair": Field(
         "mapping", "t and r: r mapped from t, or neighbours of a grid", choices=("mapping", "grid")

@@ -46,6 +46,12 @@ class Source(Protocol):
         ...
 
 
+def unit_range(images: np.ndarray) -> np.ndarray:
+    """Stored images as float64: uint8 ``[0, 255]`` as ``[-1, 1]``, floats as they are (``process.to_unit_range``)."""
+    values = np.asarray(images, np.float64)
+    return values / 127.5 - 1.0 if images.dtype == np.uint8 else values
+
+
 class ArraySource:
     """A source whose images are already in memory."""
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sct_jax.data.spec import unit_range
+
 BLOCK = 4096  # images held as float64 at a time
 
 
@@ -47,4 +49,4 @@ def _pixels(images: np.ndarray) -> np.ndarray:
     """uint8 ``[N, H, W, C]`` to float64 ``[N, D]`` in [-1, 1]."""
     if images.dtype != np.uint8:
         raise ValueError(f"images must be uint8, got {images.dtype}")
-    return images.reshape(len(images), -1).astype(np.float64) / 127.5 - 1
+    return unit_range(images.reshape(len(images), -1))

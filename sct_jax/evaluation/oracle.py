@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sct_jax.data.mixtures import GaussianMixture
+from sct_jax.data.spec import unit_range
 
 __all__ = [
     "GaussianMixture",
@@ -103,9 +104,7 @@ def empirical_denoiser(
     Raises:
       ValueError: (of ``D``) for queries without labels, or whose class has no rows.
     """
-    rows = np.asarray(images, np.float64).reshape(len(images), -1)
-    if images.dtype == np.uint8:
-        rows = rows / 127.5 - 1.0
+    rows = unit_range(images).reshape(len(images), -1)
     shift = rows.mean(axis=0)  # distances are those of the centred data: less to cancel
     rows = rows - shift
     squared = np.einsum("nd,nd->n", rows, rows)

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from sct_jax.schema import DENOISING
+
 Array = jax.Array
 # What the network sees and is compared with: arrays with a leading batch axis.
 Draws = dict[str, Array]
@@ -44,9 +46,14 @@ def build(
     """
     from sct_jax.objectives import consistency, denoising
 
-    if config.objective.method in ("edm", "stf"):
+    if config.objective.method in DENOISING:
         return denoising.build(config, denoise, device_mesh)
     return consistency.build(config, denoise, teacher, device_mesh)
+
+
+def masks_classes(config: Any) -> bool:
+    """Whether a query of the posterior mean sees the rows of its own class only."""
+    return config.model.conditional and config.reference.same_class
 
 
 def uses_references(config: Any) -> bool:

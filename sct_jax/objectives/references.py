@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from sct_jax.data import references as store
 from sct_jax.diffusion import process, score
-from sct_jax.objectives import Array
+from sct_jax.objectives import Array, masks_classes
 
 # posterior(images, noise, t, labels, references, key) -> score.PosteriorMean
 Posterior = Callable[[Array, Array, Array, Array, dict[str, Array], Array], score.PosteriorMean]
@@ -21,9 +21,7 @@ def build(config: Any, device_mesh: Mesh | None = None) -> Posterior:
     ``references`` is what the loop keeps for them (``data.references``): nothing for ``"batch"``; the store for the
     others, or the rows themselves, uint8 ``[B, n, H, W, C]``, where the store does not fit on the device.
     """
-    reference = config.reference
-    masked = config.model.conditional and reference.same_class
-    flip = config.data.flip
+    reference, masked, flip = config.reference, masks_classes(config), config.data.flip
 
     def batch(images: Array, noise: Array, t: Array, labels: Array, references: Any, key: Array) -> Any:
         mask = score.same_class(labels, labels) if masked else None

@@ -13,6 +13,7 @@ from sct_jax.diffusion.process import karras_grid
 from sct_jax.errors import UserError
 from sct_jax.sampling import samplers
 from sct_jax.sampling.guidance import Guide, guided_denoise
+from sct_jax.schema import DENOISING
 
 Array = jax.Array
 
@@ -182,7 +183,7 @@ NOISES = ("fresh", "none")
 
 def sampler_kind(config: Any) -> str:
     """Which sampler suits a model: ``"diffusion"`` (pre-trained denoisers), ``"consistency"`` or ``"phased"``."""
-    if config.objective.method in ("edm", "stf"):
+    if config.objective.method in DENOISING:
         return "diffusion"
     return "phased" if config.objective.phases > 1 else "consistency"
 

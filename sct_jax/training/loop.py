@@ -203,11 +203,10 @@ class _Run:
         config = self.config
         with _Signals(self):
             done = first
+            self.progress.say("compiling the training step; for a large network this takes minutes")
             while done < config.total_steps:
                 at, done = done, min(done - done % stride + stride, config.total_steps)
                 items = self._items(at, done - at)
-                if done == min(first - first % stride + stride, config.total_steps):
-                    self.progress.say("compiling the training step; for a large network this takes minutes")
                 self.state, metrics = self.dispatch(self.state, self.arrays, items)
                 self.pending.append((at, metrics))
                 if len(self.pending) > 1:  # read one dispatch late: the device never waits for the host

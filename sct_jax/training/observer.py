@@ -9,7 +9,9 @@ import jax
 import numpy as np
 
 from sct_jax import files
+from sct_jax.data.spec import unit_range
 from sct_jax.models import Network
+from sct_jax.objectives import masks_classes
 from sct_jax.sampling.generate import Generator, default_labels, default_steps
 from sct_jax.training.state import TrainState
 
@@ -95,12 +97,10 @@ class Observer:
         count = min(len(self._source), MOST_TARGET_IMAGES)
         chosen = np.random.default_rng(0).permutation(len(self._source))[:count]
         images, labels = zip(*(self._source[int(index)] for index in chosen), strict=True)
-        images = np.stack(images)
-        masked = self._config.model.conditional and self._config.reference.same_class
         result = target_covariance(
-            images / 127.5 - 1.0 if images.dtype == np.uint8 else images,
+            unit_range(np.stack(images)),
             TARGET_TIMES,
-            labels=np.asarray(labels) if masked else None,
+            labels=np.asarray(labels) if masks_classes(self._config) else None,
             num_queries=queries,
             num_draws=32,
         )

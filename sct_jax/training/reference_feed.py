@@ -16,15 +16,13 @@ class ReferenceFeed:
 
     Attributes:
       arrays: what lies on the device: the pipeline's arrays, and the store where it fits.
-      on_host: whether the store lies in the host's memory and each step's rows are sent: one step a dispatch then.
     """
 
     def __init__(self, config: Any, source: Any, pipeline: Any, device_mesh: Any):
         self._pipeline, self._config = pipeline, config
-        self._masked = config.model.conditional and config.reference.same_class
+        self._masked = objectives.masks_classes(config)
         whole = mesh.replicated(device_mesh)
         self.arrays = {"pipeline": jax.device_put(pipeline.arrays, whole), "references": {}}
-        self.on_host = False
         self._host: dict[str, np.ndarray] | None = None
         kind = config.reference.source if objectives.uses_references(config) else "batch"
         if kind == "dataset":
@@ -34,9 +32,14 @@ class ReferenceFeed:
         elif kind == "bank":
             store = references.make_store(source)
             if store["image"].nbytes > config.reference.resident_max_mib * 2**20:
-                self._host, self.on_host = store, True
+                self._host = store
             else:
                 self.arrays["references"] = jax.device_put(store, whole)
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the store lies in the host's memory and each step's rows are sent: one step a dispatch then."""
+        return self._host is not None
 
     def complete(self, at: int, items: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Adds to the items of the steps from ``at`` the rows that a store in the host's memory gives them."""
