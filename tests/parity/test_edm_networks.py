@@ -5,7 +5,9 @@ Set SCT_JAX_GOLDEN to a folder to check other files of the same form, for exampl
 
 import json
 import os
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +15,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from sct_jax.interop import edm_names, names
 from sct_jax.models.ddpmpp import DDPMpp
-from sct_jax.models.ddpmpp_torch import params_from_torch
 
 GOLDEN = Path(os.environ.get("SCT_JAX_GOLDEN", Path(__file__).parent / "golden"))
 FILES = sorted(GOLDEN.glob("edm_*.npz"))
@@ -31,11 +33,19 @@ class Case:
         abstract = nnx.eval_shape(lambda: DDPMpp(rngs=nnx.Rngs(0), **config))
         self.graph, state = nnx.split(abstract)
         self.shapes = jax.tree.map(jnp.shape, nnx.to_pure_dict(state))
-        self.params = params_from_torch(self.group("weights"))
+        self.model = SimpleNamespace(name="ddpmpp", **{"encoder": "standard", "resample_filter": (1, 1), **config})
+        self.entries = edm_names.entries(self.model, self.model, self.shapes)
+        self.constants = edm_names.constants(self.model, self.model)
+        self.params = self.imported(self.group("weights"))
 
     def group(self, name: str) -> dict[str, np.ndarray]:
         prefix = f"{name}/"
         return {key.removeprefix(prefix): a for key, a in self.arrays.items() if key.startswith(prefix)}
+
+    def imported(self, arrays: dict[str, np.ndarray]) -> dict:
+        """The original's arrays in our tree; filters of layers without parameters ("skip") have no entry here."""
+        arrays = {name: array for name, array in arrays.items() if not re.search(r"aux_(up|down)\.", name)}
+        return names.import_params(self.entries, arrays, self.shapes, self.constants)[0]
 
     def outputs(self, params: dict) -> tuple[jax.Array, jax.Array]:
         """The raw output F and the EDM denoiser c_skip x + c_out F (Karras et al. 2022, table 1)."""
@@ -66,6 +76,14 @@ def test_the_originals_weights_fill_our_parameters_exactly(case):
     assert jax.tree.map(jnp.shape, case.params) == case.shapes
 
 
+def test_the_export_is_the_originals_state_dict(case):
+    original = {name: a for name, a in case.group("weights").items() if not re.search(r"aux_(up|down)\.", name)}
+    exported = names.export_state_dict(case.entries, case.params, case.constants, prefix="model.")
+    assert exported.keys() == original.keys()
+    for name, array in exported.items():
+        np.testing.assert_array_equal(array, original[name], strict=True, err_msg=name)
+
+
 def test_outputs_match(case):
     raw, output = jax.jit(case.outputs, compiler_options=FAST_COMPILE)(case.params)
     assert largest_error(raw, case.arrays["network_output"]) < 1e-5
@@ -75,7 +93,8 @@ def test_outputs_match(case):
 @pytest.mark.parametrize("path", [path for path in FILES if path.stem == "edm_ncsnpp"], ids=lambda path: path.stem)
 def test_gradients_match(path):
     case = Case(path)
-    theirs = params_from_torch(case.group("gradients"))
+    gradients = names.without_prefix(case.group("gradients"))
+    theirs = names.import_params(case.entries, gradients, case.shapes, strict=False)[0]
     cotangent = case.arrays["cotangent"]
     gradient = jax.grad(lambda params: (case.outputs(params)[1] * cotangent).sum())
     ours = jax.jit(gradient, compiler_options=FAST_COMPILE)(case.params)
