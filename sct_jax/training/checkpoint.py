@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import json
 import math
 import os
 import shutil
@@ -19,6 +20,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from sct_jax import config as config_lib
+from sct_jax import files
 from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
 from sct_jax.training.state import TrainState
@@ -198,16 +200,61 @@ def read_meta(place: Path) -> dict[str, Any]:
 def read_weights(place: Path, profile: str = "") -> tuple[Any, str]:
     """The parameters of an EMA profile (empty: the first of its config; ``"raw"``: the raw ones), and its name.
 
+    A checkpoint without averages (:func:`write_weights`) has raw weights only.
+
     Raises:
       UserError: for a profile that the checkpoint does not hold, and for a damaged checkpoint.
     """
-    profiles = read_meta(place)["config"]["ema"]["profiles"]
-    profile = profile or profiles[0]
-    if profile != "raw" and profile not in profiles:
-        raise UserError(f"{place} has no EMA profile {profile!r}; it has {', '.join(profiles)} and raw")
+    profiles = averages_in(read_meta(place))
+    profile = profile or [*profiles, "raw"][0]
     if profile == "raw":
         return _read_tree(place, "params"), profile
-    return _read_tree(place, "ema")[profile], profile
+    if profile not in profiles:
+        raise UserError(f"{place} has no EMA profile {profile!r}; it has {', '.join([*profiles, 'raw'])}")
+    return _read_tree(place, "ema", profile), profile
+
+
+def averages_in(meta: dict[str, Any]) -> list[str]:
+    """The EMA profiles that a checkpoint of this ``meta`` holds beside the raw weights."""
+    return meta.get("averages", meta["config"]["ema"]["profiles"])
+
+
+def write_weights(
+    workdir: str | Path,
+    params: Any,
+    config: config_lib.Config,
+    spec: DataSpec,
+    step: int = 0,
+    averages: dict[str, Any] | None = None,
+) -> Path:
+    """Writes weights that no run of this workdir trained, as an ordinary workdir that ``sct_jax.load`` reads.
+
+    Args:
+      params: the raw weights, a nested dict of arrays.
+      averages: a tree like ``params`` for each EMA profile; None: there are none, and the raw weights are loaded.
+
+    Returns:
+      The folder of the checkpoint.
+
+    Raises:
+      UserError: when the workdir holds checkpoints already, or cannot be written.
+    """
+    workdir = Path(workdir)
+    folder = workdir / FOLDER
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{workdir} holds checkpoints already: choose another folder for these weights")
+    writable(workdir)
+    place = folder.absolute() / str(step)
+    meta = {"config": config_lib.to_dict(config), "spec": asdict(spec), "step": step, "averages": [*(averages or ())]}
+    items = {"params": ocp.args.StandardSave(params), "meta": ocp.args.JsonSave(meta)}
+    if averages:
+        items["ema"] = ocp.args.StandardSave(averages)
+    try:
+        ocp.Checkpointer(ocp.CompositeCheckpointHandler()).save(place, args=ocp.args.Composite(**items))
+    except Exception as error:
+        raise UserError(f"saving weights into {workdir} failed ({_first_line(error)})") from error
+    files.write_text(workdir / "config.json", json.dumps(meta["config"], indent=2) + "\n")
+    return place
 
 
 def check_weights(weights: Any, expected: Any, origin: str) -> None:
@@ -236,18 +283,21 @@ def _check_same_tree(place: Path, item: str, like: Any) -> None:
     check_weights(tree, like, str(place))
 
 
-def _read_tree(place: Path, item: str) -> Any:
-    handler = ocp.StandardCheckpointHandler()
+def _read_tree(place: Path, item: str, part: str = "") -> Any:
+    """The arrays of an item on the first device; of one entry only, where ``part`` names it."""
     try:
-        metadata = handler.metadata((place / item).absolute())
+        metadata = ocp.StandardCheckpointHandler().metadata((place / item).absolute())
+        tree = getattr(metadata, "tree", metadata)
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         like = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-            getattr(metadata, "tree", metadata),
+            {part: tree[part]} if part else tree,
         )
     except Exception as error:
         raise _damaged(place, error) from error
-    return _read(place, item, handler, ocp.args.StandardRestore(like))
+    options = {"restore_args": ocp.checkpoint_utils.construct_restore_args(like), "partial_restore": bool(part)}
+    restored = _read(place, item, ocp.PyTreeCheckpointHandler(), ocp.args.PyTreeRestore(like, **options))
+    return restored[part] if part else restored
 
 
 def _read(place: Path, item: str, handler: Any, arguments: Any) -> Any:
