@@ -10,8 +10,6 @@ import argparse
 import json
 from typing import Any
 
-import numpy as np
-
 from sct_jax import files
 from sct_jax.data.mixtures import MIXTURES
 from sct_jax.evaluation.oracle import target_moments
