@@ -19,18 +19,26 @@ from sct_jax.models.layers import (
     GroupNorm,
     Init,
     Linear,
-    SelfAttention,
     checked_filter,
     downsample,
-    dropout,
     positional_embedding,
     upsample,
 )
+from sct_jax.models.unet import Style, UNetBlock, check_image, check_sizes, drop_labels, entry_names
 
 INIT = Init("xavier_uniform")
 INIT_ZERO = Init("xavier_uniform", weight=1e-5)
-INIT_ATTENTION = Init("xavier_uniform", weight=math.sqrt(0.2))
 EPS = 1e-6
+STYLE = Style(
+    init=INIT,
+    init_zero=INIT_ZERO,
+    init_attention=Init("xavier_uniform", weight=math.sqrt(0.2)),
+    eps=EPS,
+    skip_scale=math.sqrt(0.5),
+    adaptive_scale=False,
+    head_channels=0,
+    project_resampled=True,
+)
 
 
 class DDPMpp(nnx.Module):
@@ -38,7 +46,8 @@ class DDPMpp(nnx.Module):
 
     The defaults are EDM's DDPM++ for CIFAR-10, without dropout. `attention_resolutions` are in pixels.
     `compute_dtype` is that of convolutions and attention; parameters, norm statistics, the softmax and the
-    time embedding are float32 always.
+    time embedding are float32 always. With `remat` the backward pass computes each block once more instead of keeping
+    what is inside it: less memory, a third more work.
 
     ValueError when `image_size` cannot be halved `len(channel_mult) - 1` times, or an option is unknown.
     """
@@ -64,13 +73,11 @@ class DDPMpp(nnx.Module):
         encoder: Literal["standard", "skip", "residual"] = "standard",
         decoder: Literal["standard", "skip"] = "standard",
         resample_filter: Sequence[float] = (1, 1),
+        remat: bool = False,
         compute_dtype: str | jnp.dtype = "float32",
     ):
-        _check_options(image_size, len(channel_mult), embedding, encoder, decoder)
-        if channels * channel_mult_noise % 2:
-            raise ValueError(
-                f"channels {channels} is odd: the noise features are pairs of a sine and a cosine; make it even"
-            )
+        check_sizes(image_size, len(channel_mult), channels * channel_mult_noise)
+        _check_options(embedding, encoder, decoder)
         self.image_size, self.in_channels, self.out_channels = image_size, in_channels, out_channels
         self.levels, self.num_blocks = len(channel_mult), num_blocks
         self.embedding, self.encoder_type, self.decoder_type = embedding, encoder, decoder
@@ -89,7 +96,7 @@ class DDPMpp(nnx.Module):
         self.map_layer0 = Linear(noise_channels, embedding_channels, rngs=rngs, init=INIT)
         self.map_layer1 = Linear(embedding_channels, embedding_channels, rngs=rngs, init=INIT)
 
-        build = _Builder(rngs, embedding_channels, dropout, self.resample_filter)
+        build = _Builder(rngs, embedding_channels, dropout, self.resample_filter, remat)
         widths = [channels * mult for mult in channel_mult]
         attend = [image_size >> level in attention_resolutions for level in range(self.levels)]
         encoder_layers, skips = build.encoder(in_channels, channels, widths, attend, num_blocks, encoder)
@@ -111,9 +118,7 @@ class DDPMpp(nnx.Module):
         augment_labels: [B, augment_dim] or None, which is zeros.
         dropout_key: turns dropout and label dropout on; the same key gives the same masks.
         """
-        expected = (self.image_size, self.image_size, self.in_channels)
-        if x.shape[1:] != expected:
-            raise ValueError(f"the network was built for images {expected}, got {x.shape[1:]}")
+        check_image(x, self.image_size, self.in_channels)
         embedded = self.embed(c_noise, label_vector, augment_labels, dropout_key)
         x, skips = self._encode(x.astype(self.compute_dtype), embedded, dropout_key)
         return self._decode(x, skips, embedded, dropout_key).astype(jnp.float32)
@@ -134,10 +139,7 @@ class DDPMpp(nnx.Module):
         if self.label_dim:
             batch = c_noise.shape[0]
             labels = jnp.zeros((batch, self.label_dim)) if label_vector is None else label_vector
-            labels = labels.astype(jnp.float32)
-            if dropout_key is not None and self.label_dropout:
-                key = jax.random.fold_in(dropout_key, 0)
-                labels = labels * jax.random.bernoulli(key, 1 - self.label_dropout, (batch, 1))
+            labels = drop_labels(labels.astype(jnp.float32), self.label_dropout, dropout_key)
             embedded = embedded + self.map_label(labels * math.sqrt(self.label_dim))
         if self.augment_dim and augment_labels is not None:
             embedded = embedded + self.map_augment(augment_labels.astype(jnp.float32))
@@ -167,7 +169,7 @@ class DDPMpp(nnx.Module):
         """Deepest features to output, using up `skips`; the skip decoder sums an output of every level."""
         output = None
         for level in reversed(range(self.levels)):
-            for name in _entry_names(level, self.levels):
+            for name in entry_names(level, self.levels):
                 x = self.decoder[name](x, embedded, dropout_key)
             for index in range(self.num_blocks + 1):
                 x = jnp.concatenate([x, skips.pop()], axis=-1)
@@ -181,58 +183,20 @@ class DDPMpp(nnx.Module):
         return output
 
 
-class UNetBlock(nnx.Module):
-    """The residual block [B, H, W, in] -> [B, H', W', out]; the embedding is added between its convolutions.
-
-    `index` tells the blocks of a network apart, so that one dropout key gives each its own mask.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        embedding_channels: int,
-        rngs: nnx.Rngs,
-        index: int,
-        dropout: float = 0.0,
-        up: bool = False,
-        down: bool = False,
-        attention: bool = False,
-        resample_filter: Sequence[float] = (1, 1),
-    ):
-        self.index, self.dropout = index, dropout
-        resample = dict(up=up, down=down, resample_filter=resample_filter)
-        self.norm0 = GroupNorm(in_channels, eps=EPS)
-        self.conv0 = Conv(in_channels, out_channels, 3, rngs=rngs, init=INIT, **resample)
-        self.affine = Linear(embedding_channels, out_channels, rngs=rngs, init=INIT)
-        self.norm1 = GroupNorm(out_channels, eps=EPS)
-        self.conv1 = Conv(out_channels, out_channels, 3, rngs=rngs, init=INIT_ZERO)
-        same_shape = in_channels == out_channels and not (up or down)
-        self.skip = None if same_shape else Conv(in_channels, out_channels, 1, rngs=rngs, init=INIT, **resample)
-        options = dict(eps=EPS, qkv_init=INIT_ATTENTION, out_init=INIT_ZERO)
-        self.attention = SelfAttention(out_channels, rngs=rngs, **options) if attention else None
-
-    def __call__(self, x: jax.Array, embedded: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
-        residual = x if self.skip is None else self.skip(x)
-        x = self.conv0(jax.nn.silu(self.norm0(x)))
-        x = x + self.affine(embedded)[:, None, None, :].astype(x.dtype)
-        x = jax.nn.silu(self.norm1(x))
-        key = None if dropout_key is None else jax.random.fold_in(dropout_key, self.index)
-        x = self.conv1(dropout(x, self.dropout, key))
-        x = (residual + x) * math.sqrt(0.5)
-        if self.attention is not None:
-            x = (x + self.attention(x)) * math.sqrt(0.5)
-        return x
-
-
 class _Builder:
     """Makes the layers of a network in the order in which they run, numbering the blocks from 1."""
 
-    def __init__(self, rngs: nnx.Rngs, embedding_channels: int, rate: float, resample_filter: Sequence[float]):
+    def __init__(
+        self, rngs: nnx.Rngs, embedding_channels: int, rate: float, resample_filter: Sequence[float], remat: bool
+    ):
         self.resample_filter, self.rngs, self.blocks = resample_filter, rngs, 0
         self.options = dict(
-            embedding_channels=embedding_channels, dropout=rate, resample_filter=resample_filter, rngs=rngs
+            embedding_channels=embedding_channels,
+            dropout=rate,
+            resample_filter=resample_filter,
+            remat=remat,
+            style=STYLE,
+            rngs=rngs,
         )
 
     def block(self, in_channels: int, out_channels: int, **options) -> UNetBlock:
@@ -264,7 +228,7 @@ class _Builder:
         """The layers by name; `skips` is what `encoder` returned."""
         layers, skips, width = {}, list(skips), widths[-1]
         for level, level_width in reversed(list(enumerate(widths))):
-            for name in _entry_names(level, len(widths)):
+            for name in entry_names(level, len(widths)):
                 up, attention = name.endswith("up"), name.endswith("in0")
                 layers[name] = self.block(width, width, up=up, attention=attention)
             for index in range(num_blocks + 1):
@@ -278,18 +242,7 @@ class _Builder:
         return layers
 
 
-def _entry_names(level: int, levels: int) -> tuple[str, ...]:
-    """The blocks a decoder level starts with: the bottleneck's two at the deepest, else an upsampling one."""
-    return (f"level{level}_in0", f"level{level}_in1") if level == levels - 1 else (f"level{level}_up",)
-
-
-def _check_options(image_size: int, levels: int, embedding: str, encoder: str, decoder: str) -> None:
-    divisor = 2 ** (levels - 1)
-    if image_size % divisor or image_size < divisor:
-        raise ValueError(
-            f"image_size {image_size} is not divisible by {divisor}: a network of {levels} levels halves the "
-            f"image {levels - 1} times; pad or resize the images, or use fewer levels"
-        )
+def _check_options(embedding: str, encoder: str, decoder: str) -> None:
     for name, value, allowed in (
         ("embedding", embedding, ("positional", "fourier")),
         ("encoder", encoder, ("standard", "skip", "residual")),
