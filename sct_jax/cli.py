@@ -82,6 +82,16 @@ def prepare(args: argparse.Namespace) -> None:
     print(run(args.source, args.out, kind=args.kind, image_size=args.image_size))
 
 
+def ema(args: argparse.Namespace) -> None:
+    """Makes EMA profiles of any width from the power profiles in a run's kept checkpoints, after training."""
+    _start_jax()
+    from sct_jax.training.posthoc_ema import describe, write_averages
+
+    fits = write_averages(args.checkpoint, args.std, args.out, args.step)
+    print("\n".join(describe(profile, plan) for profile, plan in fits.items()))
+    print(args.out)
+
+
 def report(args: argparse.Namespace) -> None:
     """Writes one self-contained HTML report of one or several runs."""
     from sct_jax.report.html import write_report
@@ -142,6 +152,12 @@ def _parser() -> Parser:
     sub.add_argument("--out", required=True, help="a new folder for the data set")
     sub.add_argument("--kind", default="auto", help="folder, zip, cifar10, idx or digits (default: found out)")
     sub.add_argument("--image-size", type=int, default=0, help="crop and resize, or pad, to this (default: as stored)")
+
+    sub = verb(ema)
+    sub.add_argument("--checkpoint", required=True, help="a run's workdir with several checkpoints")
+    sub.add_argument("--std", type=_floats, required=True, help="widths as shares of the training, such as 0.05,0.10")
+    sub.add_argument("--step", type=int, help="where the averages end: a kept step (default: the last)")
+    sub.add_argument("--out", required=True, help="a new workdir, with the EMA profile power:STD for each width")
 
     sub = verb(report)
     sub.add_argument("workdirs", nargs="+", help="workdirs of runs")

@@ -177,15 +177,29 @@ def resolve(path: str | Path) -> Path:
       UserError: when there is none.
     """
     path = Path(path)
-    if not path.exists():
-        raise UserError(f"no checkpoint {path}: there is no such file or folder")
-    if (path / "params").is_dir() and (path / "meta").is_dir():
-        return path
-    folder = path if path.name == FOLDER else path / FOLDER
-    steps = sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True) if folder.is_dir() else []
+    return path if _is_checkpoint(path) else places(path)[-1]
+
+
+def places(workdir: str | Path) -> list[Path]:
+    """The folders of all checkpoints of a workdir, by their steps.
+
+    Raises:
+      UserError: when there are none, and for the folder of one checkpoint.
+    """
+    workdir = Path(workdir)
+    if not workdir.exists():
+        raise UserError(f"no checkpoint {workdir}: there is no such file or folder")
+    if _is_checkpoint(workdir):
+        raise UserError(f"{workdir} is one checkpoint: name the workdir that holds it and the others")
+    folder = workdir if workdir.name == FOLDER else workdir / FOLDER
+    steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
     if not steps:
-        raise UserError(f"no checkpoint in {path}: it is neither a workdir of a run nor one of its checkpoints/STEP")
-    return folder / str(steps[0])
+        raise UserError(f"no checkpoint in {workdir}: it is neither a workdir of a run nor one of its checkpoints/STEP")
+    return [folder / str(step) for step in steps]
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return (path / "params").is_dir() and (path / "meta").is_dir()
 
 
 def read_meta(place: Path) -> dict[str, Any]:
@@ -195,6 +209,11 @@ def read_meta(place: Path) -> dict[str, Any]:
     if lacking:
         raise _damaged(place, ValueError(f"its meta lacks {', '.join(sorted(lacking))}"))
     return meta
+
+
+def spec_in(meta: dict[str, Any]) -> DataSpec:
+    """The description of the data in a checkpoint's ``meta``."""
+    return DataSpec(**{**meta["spec"], "class_names": tuple(meta["spec"]["class_names"])})
 
 
 def read_weights(place: Path, profile: str = "") -> tuple[Any, str]:
@@ -240,11 +259,9 @@ def write_weights(
       UserError: when the workdir holds checkpoints already, or cannot be written.
     """
     workdir = Path(workdir)
-    folder = workdir / FOLDER
-    if folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"{workdir} holds checkpoints already: choose another folder for these weights")
+    check_vacant(workdir)
     writable(workdir)
-    place = folder.absolute() / str(step)
+    place = (workdir / FOLDER).absolute() / str(step)
     meta = {"config": config_lib.to_dict(config), "spec": asdict(spec), "step": step, "averages": [*(averages or ())]}
     items = {"params": ocp.args.StandardSave(params), "meta": ocp.args.JsonSave(meta)}
     if averages:
@@ -255,6 +272,15 @@ def write_weights(
         raise UserError(f"saving weights into {workdir} failed ({_first_line(error)})") from error
     files.write_text(workdir / "config.json", json.dumps(meta["config"], indent=2) + "\n")
     return place
+
+
+def check_vacant(workdir: str | Path) -> None:
+    """Raises a UserError when weights could not be written into ``workdir``, for it holds checkpoints or is a file."""
+    workdir = Path(workdir)
+    files.check_writable(workdir / "config.json")
+    folder = workdir / FOLDER
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{workdir} holds checkpoints already: choose another folder for these weights")
 
 
 def check_weights(weights: Any, expected: Any, origin: str) -> None:
