@@ -4,8 +4,7 @@
         --config.data.path=edm2-imagenet-64x64.zip --config.init.checkpoint=runs/imagenet64_edm2
 
 Numbers are those of the preset edm2-img64-s of locuslab/ect (branch imgnet). Published for it: FID 5.51 in one step and
-3.18 in two. M, L, XL: 256, 320, 384 channels, dropout 0.5, learning rates 9e-4, 8e-4, 7e-4. The network is not in this
-version yet, and so we have not run it.
+3.18 in two. M, L, XL: 256, 320, 384 channels, dropout 0.5, learning rates 9e-4, 8e-4, 7e-4. We have not run it.
 """
 
 from sct_jax.config import Config, default_config
@@ -28,7 +27,6 @@ def get_config() -> Config:
     config.model.channel_mult = (1, 2, 3, 4)
     config.model.num_blocks = 3
     config.model.attention_resolutions = (16, 8)
-    config.model.embedding = "fourier"
     config.model.dropout = 0.4
     config.model.dropout_max_resolution = 16
 

@@ -5,7 +5,7 @@
 
 ECT's settings with SCT's schedule and target; where the paper leaves a value open, it is ECT's. Published: FID 2.42 in
 one step and 1.55 in two, the best of all its settings (abstract); expect less of this smallest network, for which ECT's
-are 5.51 and 3.18. The network is not in this version yet, and so we have not run it.
+are 5.51 and 3.18. We have not run it.
 """
 
 from sct_jax.config import Config, default_config
@@ -28,7 +28,6 @@ def get_config() -> Config:
     config.model.channel_mult = (1, 2, 3, 4)
     config.model.num_blocks = 3
     config.model.attention_resolutions = (16, 8)
-    config.model.embedding = "fourier"
     config.model.dropout = 0.4
     config.model.dropout_max_resolution = 16
 

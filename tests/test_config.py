@@ -4,12 +4,14 @@ import json
 import re
 from pathlib import Path
 
+import jax
 import pytest
 
 from sct_jax import config as config_lib
 from sct_jax import models
 from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
+from sct_jax.objectives.table import ROWS
 from sct_jax.schema import SCHEMA
 
 CONFIG_FILES = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
@@ -120,13 +122,12 @@ def test_published_lengths_of_training(name, images):
     assert config.total_steps * config.batch_size / 1e6 == pytest.approx(images)  # millions
 
 
-@pytest.mark.parametrize("name", ["imagenet64_edm2", "imagenet64_ect", "imagenet64_sct"])
-def test_a_network_that_is_not_there_yet_says_so(name):
-    config = config_lib.load_config(CONFIGS / f"{name}.py")
-    message = complaint(models.build, config.model, DataSpec(64, 3, 1000, 1))
-    assert "config.model.name = 'edm2'" in message
-    assert "not in this version yet" in message
-    assert all(there in message for there in models.ARCHITECTURES)
+def test_imagenet_starts_from_edm2_of_size_s():
+    config = config_lib.load_config(CONFIGS / "imagenet64_edm2.py")
+    network = models.build(config.model, DataSpec(64, 3, 1000, 1))
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 280_210_021  # the original's, buffers included
+    assert config.objective.uncertainty
 
 
 def test_a_config_survives_json():
@@ -324,6 +325,14 @@ def test_sampling_levels_lie_below_the_start(key, value):
     message = complaint(overridden, **{f"sampling__{key}": value})
     assert f"sampling.{key}" in message
     assert "80" in message
+
+
+@pytest.mark.parametrize(("method", "network"), [("edm", "ddpmpp"), ("ect", "edm2")])
+def test_the_uncertainty_of_the_loss_is_edm2s_in_pre_training(method, network):
+    row = {f"objective__{key}": value for key, value in ROWS[method].items()}
+    message = complaint(overridden, **row, objective__uncertainty=True, model__name=network)
+    assert "config.objective.uncertainty" in message
+    assert f"{network!r} and {method!r}" in message
 
 
 def test_label_dropout_needs_labels():
