@@ -61,6 +61,7 @@ def image_folder(root: Path, count: int = 16) -> Path:
     ("override", "named"),
     [
         ("--config.optimizer.lrr=1", ["config.optimizer.lrr", "did you mean config.optimizer.lr?"]),
+        ("--config.optimizer.learning_rate=1", ["optimizer.learning_rate", "did you mean config.optimizer.lr?"]),
         ("--config.batch_size=many", ["config.batch_size", "many", "whole number"]),
         ("--config.batch_size=1.5", ["config.batch_size", "1.5", "whole number"]),
         ("--config.data.flip=maybe", ["config.data.flip", "maybe", "True or False"]),

@@ -112,6 +112,16 @@ def test_a_nan_stops_the_run_and_names_the_step_and_the_good_checkpoint(tmp_path
     assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()) == ["4"]
 
 
+def test_out_of_memory_says_what_to_make_smaller(tmp_path, monkeypatch):
+    def dispatch(*arguments):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 34359738368 bytes.\nmore lines")
+
+    monkeypatch.setattr(loop.step, "make_dispatch", lambda *arguments: dispatch)
+    with pytest.raises(UserError, match="out of memory: .*34359738368 bytes.; halve config.batch_size") as found:
+        loop.train(make_config(), tmp_path / "run")
+    assert "\n" not in str(found.value)
+
+
 def test_starting_from_another_run_takes_its_average(tmp_path):
     teacher = loop.train(make_config(ema__profiles=("constant:0.5",)), tmp_path / "teacher")
     config = make_config(init__checkpoint=str(tmp_path / "teacher"))
