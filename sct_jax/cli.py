@@ -75,6 +75,14 @@ def evaluate(args: argparse.Namespace) -> None:
         print(files.write_text(args.out, json.dumps(result, indent=2) + "\n"))
 
 
+def import_(args: argparse.Namespace) -> None:
+    """Turns another project's checkpoint (EDM, EDM2, ECT, STF, TCM, CM) into a workdir, running nothing in it."""
+    _start_jax()
+    from sct_jax.interop import import_to
+
+    print(import_to(args.source, args.out, method=args.method, image_size=args.image_size))
+
+
 def prepare(args: argparse.Namespace) -> None:
     """Turns a folder, an EDM-style zip, a CIFAR-10 archive, IDX files or 'digits' into a data set on disk."""
     from sct_jax.data import prepare as run
@@ -117,7 +125,7 @@ def _parser() -> Parser:
 
     def verb(run: Callable[[argparse.Namespace], None]) -> Parser:
         text = (run.__doc__ or "").strip()
-        sub = verbs.add_parser(run.__name__, help=text, description=text, allow_abbrev=False)
+        sub = verbs.add_parser(run.__name__.rstrip("_"), help=text, description=text, allow_abbrev=False)
         sub.set_defaults(run=run)
         sub.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
         return sub
@@ -147,6 +155,12 @@ def _parser() -> Parser:
     sub.add_argument("--data-path", default="", help="where the data lies now, if not where the config says")
     sub.add_argument("--out", help="metrics.json")
 
+    sub = verb(import_)
+    sub.add_argument("--source", required=True, help="a .pkl, .pt, .pth or .safetensors")
+    sub.add_argument("--out", required=True, help="a new workdir, for sample, evaluate and --config.init.checkpoint")
+    sub.add_argument("--method", default="", help="what trained it: edm, ect, ... (default: what the file says)")
+    sub.add_argument("--image-size", type=int, default=0, help="of its images, where the weights do not tell")
+
     sub = verb(prepare)
     sub.add_argument("--source", required=True, help="what to read; digits for the embedded digits")
     sub.add_argument("--out", required=True, help="a new folder for the data set")
@@ -166,7 +180,7 @@ def _parser() -> Parser:
 
 
 def _checkpoint_arguments(sub: Parser) -> None:
-    sub.add_argument("--checkpoint", required=True, help="a run's workdir, or one of its checkpoints/STEP")
+    sub.add_argument("--checkpoint", required=True, help="a workdir, one of its checkpoints/STEP, or a .pkl or .pt")
     sub.add_argument("--ema", default="", help="EMA profile (default: the first of the run; raw: raw weights)")
     sub.add_argument("--batch-size", type=int, default=256, help="images at a time (default %(default)s)")
     sub.add_argument("--noise", choices=("fresh", "none"), help="of the steps after the first (default: the config's)")

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sct_jax import config as config_lib
 from sct_jax import models
 from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
+from sct_jax.interop import weights
 from sct_jax.sampling import generate
 from sct_jax.sampling.guidance import Guide
 from sct_jax.training import checkpoint
@@ -182,10 +182,10 @@ def _check_versions(good: Model, bad: Model) -> None:
     phases = [generate.phase_edges(m.config).tolist()[:-1] for m in (good, bad)]
     if shapes[0] != shapes[1]:
         what = f"its images are {_times(shapes[1])}, not {_times(shapes[0])}"
-    elif good.spec.num_classes != bad.spec.num_classes:
-        what = f"it has {bad.spec.num_classes} classes, not {good.spec.num_classes}"
     elif bad.config.model.conditional and not good.config.model.conditional:
         what = "it is conditional and this model is not"
+    elif bad.config.model.conditional and good.spec.num_classes != bad.spec.num_classes:
+        what = f"it has {bad.spec.num_classes} classes, not {good.spec.num_classes}"
     elif phases[0] != phases[1]:
         what = "the edges of its phases are not those of this model"
     else:
@@ -204,21 +204,18 @@ def _times(shape: tuple[int, ...]) -> str:
 
 
 def load(path: str | Path, profile: str = "") -> Model:
-    """Loads a model from a workdir or one of its checkpoints.
+    """Loads a model from a workdir, one of its checkpoints, or a checkpoint file of another project.
 
     Args:
-      path: a run's workdir (its newest checkpoint is taken) or ``WORKDIR/checkpoints/STEP``.
+      path: a run's workdir (its newest checkpoint is taken), ``WORKDIR/checkpoints/STEP``, or a file that is imported
+        in memory (see :func:`sct_jax.interop.import_model`).
       profile: the EMA profile; empty: the first of the run; ``"raw"``: the raw weights.
 
     Raises:
       UserError: when there is no checkpoint, or it is damaged or of another architecture.
     """
-    place = checkpoint.resolve(path)
-    meta = checkpoint.read_meta(place)
-    params, name = checkpoint.read_weights(place, profile)
-    spec = DataSpec(**{**meta["spec"], "class_names": tuple(meta["spec"]["class_names"])})
-    config = config_lib.from_dict(meta["config"])
-    model = Model(config, spec, params, step=meta["step"], profile=name, path=str(path))
-    expected = jax.eval_shape(models.build(config.model, spec).init, jax.random.key(0))
-    checkpoint.check_weights(params, expected, str(place))
+    found = weights.load(path, profile)
+    model = Model(found.config, found.spec, found.params, step=found.step, profile=found.profile, path=str(path))
+    expected = jax.eval_shape(model._network.init, jax.random.key(0))
+    checkpoint.check_weights(found.params, expected, found.origin)
     return model

@@ -26,6 +26,8 @@ SOURCES = {
     "gmm": SourceKind(mixtures.open_gmm, mixtures.gmm_splits),
 }
 
+NO_DATA = "none"  # what the config of an imported model says
+
 
 def open_source(name: str, path: str = "", split: str = "train", image_size: int = 0) -> Source:
     """Opens a data set for random access.
@@ -49,6 +51,8 @@ def open_source(name: str, path: str = "", split: str = "train", image_size: int
     Raises:
       UserError: the data is missing, damaged, or is not what the arguments say; the message says what to do.
     """
+    if name == NO_DATA:
+        raise UserError("data.source = 'none': an imported model brings no images; name a data set")
     if image_size < 0:
         raise UserError(f"image_size={image_size} must be 0 (as the images are) or a positive number of pixels")
     return source_kind(name).open(str(path), split, image_size)

@@ -9,8 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from sct_jax.data import open_source
+from sct_jax import config as config_lib
+from sct_jax.data import DataSpec, open_source
 from sct_jax.data.mixtures import known_data
+from sct_jax.data.prepare import detect_kind
+from sct_jax.data.sources import NO_DATA
+from sct_jax.data.tfds_source import INFO_FILE
 from sct_jax.errors import UserError
 from sct_jax.evaluation.metrics import Evaluator
 from sct_jax.evaluation.mixtures import MixtureEvaluator
@@ -72,15 +76,16 @@ def evaluate_checkpoint(
     levels = {str(count): list(model.times(count, eta)) for count in counts}
     bad, omega = model.check_guide(guide, omega)
     options = {"noise": noise, "eta": eta, "guide": bad, "omega": omega}
-    data = model.config.data
+    config = with_data(model.config, model.spec, data_path, str(checkpoint))
+    data, classes = config.data, {} if model.config.model.conditional else {"num_classes": 0}
     where = data_path or data.path
     train = open_source(data.source, where, split=data.split, image_size=data.image_size)
-    expected = replace(model.spec, num_examples=0, class_names=())
-    if replace(train.spec, num_examples=0, class_names=()) != expected:
+    expected = replace(model.spec, num_examples=0, class_names=(), **classes)
+    if replace(train.spec, num_examples=0, class_names=(), **classes) != expected:
         raise UserError(
             f"the data at {where or data.source} ({train.spec}) is not what {checkpoint} was trained on ({model.spec})"
         )
-    evaluator = make_evaluator(model.config, train, where, cache_folder())
+    evaluator = make_evaluator(config, train, where, cache_folder())
     num = min(len(train), MOST_SAMPLES[type(evaluator)]) if num is None else num
     evaluator.check(num, metrics)
     labels = model.check_labels(None)
@@ -118,6 +123,22 @@ def evaluate_checkpoint(
             sampling=_sampling_facts(model, options),
         ),
     }
+
+
+def with_data(config: Any, spec: DataSpec, data_path: str, checkpoint: str) -> Any:
+    """The config, with the kind of data at ``data_path`` where it names none: that of an imported model.
+
+    Raises:
+      UserError: when neither of them names data.
+    """
+    if config.data.source != NO_DATA:
+        return config
+    if not data_path:
+        raise UserError(f"{checkpoint} is imported and brings no images to measure against: name them with --data-path")
+    kind = "tfds" if (Path(data_path) / INFO_FILE).is_file() else detect_kind(data_path)
+    copy = config_lib.to_dict(config)
+    copy["data"] |= {"source": kind, "image_size": spec.image_size}
+    return config_lib.from_dict(copy)
 
 
 def measure(

@@ -40,7 +40,7 @@ class Checkpointer:
     """Saves and restores the states of one run in ``workdir``."""
 
     def __init__(self, workdir: Path, config: config_lib.Config, spec: DataSpec):
-        self._folder = (workdir / FOLDER).absolute()
+        self.workdir, self._folder = workdir, (workdir / FOLDER).absolute()
         self._failed = False
         self._meta = {"config": config_lib.to_dict(config), "spec": asdict(spec)}
         options = ocp.CheckpointManagerOptions(preservation_policy=_kept(config), enable_async_checkpointing=True)

@@ -1,0 +1,106 @@
+"""PyTorch modules as a pickle describes them: which object of a file is the network, and its state_dict."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sct_jax.errors import UserError
+from sct_jax.interop.allowed import Inert, quoted
+from sct_jax.interop.names import without_prefix
+
+# Where training scripts keep the network, the averaged one first.
+PARTS = ("ema", "net", "model", "ema_model", "state_dict", "model_state_dict", "network", "emas")
+MOST_MODULES = 100_000
+DEEPEST_MODULE = 32
+
+
+class Found(NamedTuple):
+    """A network in a file.
+
+    Attributes:
+      state_dict: its arrays by name, without prefixes that wrappers put before all names.
+      module: its description; None for a mere state_dict.
+      part: where in the file it was.
+    """
+
+    state_dict: dict[str, np.ndarray]
+    module: Inert | None
+    part: str
+
+
+def find_network(content: Any, part: str = "") -> Found | None:
+    """The network in what a file holds: itself, or at one of PARTS; None when there is none."""
+    if type(content) is Inert and type(content.state.get("_modules")) is dict:
+        module = _unwrapped(content)
+        return Found(without_prefix(state_dict(module)), module, part)
+    if type(content) is dict and content and all(_is_parameter(item) for item in content.items()):
+        arrays = {name.replace("_orig_mod.", ""): value for name, value in content.items()}
+        return Found(without_prefix(arrays), None, part)
+    if part.count(".") > 2:
+        return None
+    if type(content) is list and content:
+        return find_network(content[0], f"{part}.0")
+    for name in PARTS if type(content) is dict else ():
+        found = find_network(content.get(name), f"{part}.{name}".lstrip("."))
+        if found is not None:
+            return found
+    return None
+
+
+def class_name(description: Any) -> str:
+    """The class of an object without its module; empty for what is no description."""
+    return description.name.rsplit(".", 1)[-1] if type(description) is Inert else ""
+
+
+def submodule(module: Inert, name: str) -> Inert | None:
+    """A module inside a module."""
+    inner = _dict(module, "_modules").get(name)
+    return inner if type(inner) is Inert else None
+
+
+def state_dict(module: Inert) -> dict[str, np.ndarray]:
+    """Parameters and persistent buffers by name, as PyTorch's ``state_dict`` names them.
+
+    Raises:
+      UserError: for modules that contain themselves or are no modules.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    waiting, seen = [("", module)], 0
+    while waiting:
+        prefix, node = waiting.pop()
+        seen += 1
+        if seen > MOST_MODULES or prefix.count(".") > DEEPEST_MODULE or len(prefix) > 1000:
+            raise UserError("the modules of the file contain each other without end: it is damaged or no checkpoint")
+        transient = node.state.get("_non_persistent_buffers_set")
+        transient = transient if type(transient) is set else ()
+        own = _dict(node, "_parameters") | {
+            name: value for name, value in _dict(node, "_buffers").items() if name not in transient
+        }
+        for name, value in own.items():
+            if type(value) is np.ndarray:
+                arrays[f"{prefix}{name}"] = value
+        for name, inner in _dict(node, "_modules").items():
+            if type(inner) is Inert:
+                waiting.append((f"{prefix}{name}.", inner))
+    return arrays
+
+
+def _is_parameter(item: tuple[Any, Any]) -> bool:
+    return type(item[0]) is str and type(item[1]) is np.ndarray
+
+
+def _unwrapped(module: Inert) -> Inert:
+    """The module inside of what only wraps one (data parallelism)."""
+    for _ in range(4):
+        inner = submodule(module, "module")
+        if inner is None or len(_dict(module, "_modules")) > 1:
+            break
+        module = inner
+    return module
+
+
+def _dict(module: Inert, name: str) -> dict[str, Any]:
+    value = module.state.get(name, {})
+    if type(value) is not dict or not all(type(key) is str for key in value):
+        raise UserError(f"the file describes a module {quoted(module.name)} without {name}: it is damaged")
+    return value

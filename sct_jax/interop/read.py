@@ -1,0 +1,150 @@
+"""Other projects' checkpoints: what kind of file it is, the network in it, and what the file says about it."""
+
+import hashlib
+import mmap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sct_jax.data import DataSpec
+from sct_jax.errors import UserError
+from sct_jax.interop import architecture, originals, torch_files, unpickle
+from sct_jax.interop.architecture import EDM2_NETWORK
+from sct_jax.interop.modules import Found, class_name, find_network
+
+
+class Imported(NamedTuple):
+    """A network read from a file.
+
+    Attributes:
+      family: whose names the arrays have, see :class:`sct_jax.interop.architecture.Architecture`.
+      model_fields: of ``config.model``.
+      spec: image size, channels and classes; no examples.
+      state_dict: the arrays by the original's names.
+      objective_fields: of ``config.objective``; the method is what trained it, as far as the file tells.
+      sampling_fields: of ``config.sampling``.
+      source: where it came from: path, size, hash, format, class, remarks.
+    """
+
+    family: str
+    model_fields: dict[str, Any]
+    spec: DataSpec
+    state_dict: dict[str, np.ndarray]
+    objective_fields: dict[str, Any]
+    sampling_fields: dict[str, Any]
+    source: dict[str, Any]
+
+
+def read(path: str | Path, *, method: str = "", image_size: int = 0) -> Imported:
+    """Reads a checkpoint of EDM, EDM2, ECT, STF, TCM or OpenAI's consistency models, without running any of it.
+
+    Args:
+      path: a pickle (``.pkl``), a PyTorch file (``.pt``, ``.pth``) or safetensors.
+      method: what trained it, where the file does not tell or the user knows better.
+      image_size: of the network, where the weights do not tell.
+
+    Raises:
+      UserError: for what is no such file, is damaged, or is of a kind that is not supported.
+    """
+    path = Path(path)
+    data = _view(path)
+    try:
+        kind, content = _contents(data)
+        found = find_network(content)
+        if found is None:
+            raise UserError("there is no network in it: neither a module nor a dict of arrays")
+        return _imported(path, data, kind, content, found, method, image_size)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _imported(
+    path: Path, data: memoryview, kind: str, content: Any, found: Found, method: str, image_size: int
+) -> Imported:
+    arrays = found.state_dict
+    network = architecture.infer(arrays, image_size)
+    loss = content.get("loss_fn") if type(content) is dict else None
+    meaning = originals.describe(found.module, loss, network.family, network.image_size, method, path.name)
+    if network.family == "edm2":
+        arrays = {_edm2_name(name): value for name, value in arrays.items()}
+    source = {
+        "path": str(path),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "bytes": len(data),
+        "format": kind,
+        "part": found.part,
+        "class": class_name(found.module),
+        "notes": meaning.notes,
+    }
+    spec = DataSpec(network.image_size, network.channels, network.num_classes, 0)
+    fields = network.fields | meaning.model
+    return Imported(network.family, fields, spec, arrays, meaning.objective, meaning.sampling, source)
+
+
+def _edm2_name(name: str) -> str:
+    """The name in EDM2's own preconditioner; TCM has the network directly in its."""
+    return name if name.startswith((EDM2_NETWORK, "logvar_")) else EDM2_NETWORK + name
+
+
+def _view(path: Path) -> memoryview:
+    """The bytes of a file, mapped into memory."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give a checkpoint file (.pkl, .pt, .pth, .safetensors)")
+    try:
+        with path.open("rb") as file:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except ValueError as error:
+        raise UserError(f"{path} is empty: was it downloaded completely?") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _contents(data: memoryview) -> tuple[str, Any]:
+    """The kind of file and what it holds."""
+    start = bytes(data[:512])
+    if start.startswith(torch_files.ZIP_MAGIC):
+        return "PyTorch file", torch_files.loads(data)
+    if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        if torch_files.is_legacy(data):
+            return "PyTorch file (before 1.6)", torch_files.loads(data)
+        return "pickle", unpickle.loads(data)[0]
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= len(data):
+        return "safetensors", _safetensors(data)
+    for test, what in _STRANGERS:
+        if test(start):
+            raise UserError(what)
+    raise UserError("not a checkpoint: neither a pickle, nor a PyTorch file, nor safetensors")
+
+
+def _safetensors(data: memoryview) -> dict[str, np.ndarray]:
+    import ml_dtypes
+    from safetensors import SafetensorError, deserialize
+
+    dtypes = {f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "FIU" for size in (1, 2, 4, 8)}
+    dtypes |= {"BF16": ml_dtypes.bfloat16, "BOOL": "?"}
+    try:
+        return {
+            name: np.frombuffer(part["data"], dtypes[part["dtype"]]).reshape(part["shape"])
+            for name, part in deserialize(bytes(data))
+        }
+    except (SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"the safetensors file is damaged or cut short ({str(error)[:100]})") from error
+
+
+def _is_page(start: bytes) -> bool:
+    return start.lstrip()[:1] == b"<"
+
+
+# Files that are taken for checkpoints, by how they begin.
+_STRANGERS: tuple[tuple[Callable[[bytes], bool], str], ...] = (
+    (_is_page, "a web page, not a checkpoint: the download led to a page (of a login or an error?)"),
+    (lambda start: start.startswith(b"version https://git-lfs"), "a Git LFS pointer: fetch the file with git lfs pull"),
+    (lambda start: start.startswith(b"\x1f\x8b"), "compressed by gzip: unpack it first"),
+    (lambda start: start.startswith(b"\x93NUMPY"), "a numpy array, not a checkpoint"),
+    (
+        lambda start: b"\x80" < start[:1] < b"\x90" and b"\xa0" <= start[1:2] < b"\xc0",
+        "a Flax (msgpack) checkpoint: not supported; the networks of EDM, EDM2, ECT, STF, TCM and CM in PyTorch are",
+    ),
+)

@@ -1,0 +1,85 @@
+"""Weights from wherever they are: a run's workdir, one of its checkpoints, or a file of another project."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sct_jax import cards
+from sct_jax import config as config_lib
+from sct_jax.data import DataSpec
+from sct_jax.errors import UserError
+from sct_jax.interop.imports import import_model
+from sct_jax.training import checkpoint
+
+# Parts that add nothing where the network lacks them: a bias-free map of labels that are zero, a head of the loss.
+OPTIONAL_PARTS = ("map_augment", "uncertainty")
+
+
+class Weights(NamedTuple):
+    """Parameters with all that describes them.
+
+    Attributes:
+      config: that they were trained with.
+      spec: of their data.
+      params: nested dict.
+      step: training steps behind them; 0 where that is not known.
+      profile: their EMA profile, or ``"raw"``.
+      origin: the checkpoint folder or file.
+      card: their model card; None where there is none.
+    """
+
+    config: config_lib.Config
+    spec: DataSpec
+    params: Any
+    step: int
+    profile: str
+    origin: str
+    card: dict[str, Any] | None
+
+
+def load(path: str | Path, profile: str = "") -> Weights:
+    """Reads weights; a file is imported in memory (:func:`sct_jax.interop.import_model`).
+
+    Args:
+      path: a workdir (its newest checkpoint), ``WORKDIR/checkpoints/STEP``, or a file of another project.
+      profile: EMA profile; empty: the first; ``"raw"``: the raw weights.
+
+    Raises:
+      UserError: when there are none, they are damaged, or lack the profile.
+    """
+    path = Path(path)
+    if path.is_file():
+        if profile not in ("", "raw"):
+            raise UserError(
+                f"{path} has no EMA profile {profile!r}; the weights of a file are taken as they are ('raw')"
+            )
+        config, spec, params, card = import_model(path)
+        return Weights(config, spec, params, 0, "raw", str(path), card)
+    place = checkpoint.resolve(path)
+    meta = checkpoint.read_meta(place)
+    params, name = checkpoint.read_weights(place, profile)
+    card = cards.read(place.parent.parent)
+    return Weights(
+        config_lib.from_dict(meta["config"]), checkpoint.spec_in(meta), params, meta["step"], name, str(place), card
+    )
+
+
+def start_from(weights: Weights, expected: Any) -> Any:
+    """The parameters to begin training a network of the shapes ``expected`` with, without OPTIONAL_PARTS it lacks.
+
+    Raises:
+      UserError: when they are of another architecture.
+    """
+    params = {name: part for name, part in weights.params.items() if name in expected or name not in OPTIONAL_PARTS}
+    checkpoint.check_weights(params, expected, weights.origin)
+    return params
+
+
+def source(weights: Weights) -> dict[str, Any]:
+    """What a model card says about the weights that a run began with."""
+    return {
+        "path": weights.origin,
+        "weights_sha256": cards.hash_weights(weights.params),
+        "step": weights.step,
+        "ema_profile": weights.profile,
+        "card": weights.card,
+    }
