@@ -55,34 +55,10 @@ def pointwise(spatial: int = 2) -> Layout:
 
 def interleaved_qkv() -> Layout:
     """q, k, v innermost (NVIDIA): output channel 3 c + j there, j C + c here, whatever the number of heads."""
-    return _permuted_blocks(lambda rows: (rows // 3, 3), (1, 0))
-
-
-def qkv_by_head(heads: int) -> Layout:
-    """Heads outermost (OpenAI's legacy order): channel (h 3 + j) d + c there, (j heads + h) d + c here."""
-    return _permuted_blocks(lambda rows: (heads, 3, rows // (3 * heads)), (1, 0, 2))
-
-
-def scaled(factor: float) -> Layout:
-    """`factor` times the original's array is ours."""
-    return Layout(lambda array: array * np.float32(factor), lambda array: array / np.float32(factor))
-
-
-def _permuted_blocks(blocks: Callable[[int], tuple[int, ...]], order: tuple[int, ...]) -> Layout:
-    """The first axis seen as `blocks(its length)`, these axes taken in `order`."""
-
-    def to_ours(array: Array) -> Array:
-        shape, rest = blocks(len(array)), array.shape[1:]
-        axes = (*order, *range(len(shape), len(shape) + len(rest)))
-        return array.reshape(*shape, *rest).transpose(axes).reshape(array.shape)
-
-    def to_original(array: Array) -> Array:
-        shape, rest = blocks(len(array)), array.shape[1:]
-        permuted = array.reshape(*(shape[axis] for axis in order), *rest)
-        axes = (*np.argsort(order), *range(len(shape), len(shape) + len(rest)))
-        return permuted.transpose(axes).reshape(array.shape)
-
-    return Layout(to_ours, to_original)
+    return Layout(
+        lambda array: array.reshape(-1, 3, *array.shape[1:]).swapaxes(0, 1).reshape(array.shape),
+        lambda array: array.reshape(3, -1, *array.shape[1:]).swapaxes(0, 1).reshape(array.shape),
+    )
 
 
 def import_params(

@@ -6,13 +6,13 @@ DIR is a checkout of github.com/NVlabs/edm; PyTorch is needed for this script on
 parameter is drawn at random (those that start at zero too), so that no branch of the network is silent. A
 file holds `config` (JSON: the arguments of `DDPMpp`), `weights/NAME`, the inputs `x` [B,H,W,C], `t` [B],
 `labels`, `augment_labels`, the raw output `network_output`, the preconditioned `output`, and for one
-network `gradients/NAME` of sum(output * cotangent). `cifar10…` (the published sizes) are made only when named, and
-are too large to keep.
+network `gradients/NAME` of sum(output * cotangent).
 
 ADM has heads of 64 channels whatever its size, so its weights would be too large to keep: they are drawn by
 drawn_weights.py, here and in the test. Its files (`adm_nvidia….npz`) hold `model` and `spec` (JSON: fields of
 `config.model`, the data), `parameters` (JSON: names and shapes), `buffers/NAME`, and `x`, `t`, `labels` (-1: none),
-`augment_labels` and the denoiser's `output`. `adm_nvidia_imagenet64`, the published size, is made only when named.
+`augment_labels` and the denoiser's `output`. The published sizes, `cifar10…` and `adm_nvidia_imagenet64`, have that
+form too and are made only when named.
 
 `ect_denoiser`, made only when named, has that form too and needs DIR to be a checkout of github.com/locuslab/ect: what
 a network that its CIFAR-10 code trained answers in evaluation, where the denoiser is the identity at t = 0.003.
@@ -28,7 +28,6 @@ from drawn_weights import draw
 
 SMALL = dict(image_size=16, channels=16, channel_mult=[1, 2], num_blocks=1, attention_resolutions=[16])
 NCSNPP = dict(embedding="fourier", channel_mult_noise=2, encoder="residual", resample_filter=[1, 3, 3, 1])
-CIFAR10 = dict(image_size=32, channels=128, channel_mult=[2, 2, 2], num_blocks=4, attention_resolutions=[16])
 NETWORKS = {
     "ddpmpp": SMALL,
     "ddpmpp_conditional": {
@@ -37,16 +36,17 @@ NETWORKS = {
     },
     "ncsnpp": {**SMALL, **NCSNPP, **dict(channels=8, channel_mult=[2, 2])},
     "skip": {**SMALL, **dict(encoder="skip", decoder="skip", resample_filter=[1, 3, 3, 1])},
-    "cifar10": CIFAR10,
-    "cifar10_conditional": {**CIFAR10, **dict(label_dim=10, augment_dim=9)},
-    "cifar10_ncsnpp": {**CIFAR10, **NCSNPP},
 }
 ADM = dict(name="adm", image_size=8, channels=64, channel_mult=[1, 2], num_blocks=1, attention_resolutions=[4])
+CIFAR10 = dict(image_size=32, channels=128, channel_mult=[2, 2, 2], num_blocks=4, attention_resolutions=[16])
 IMAGENET64 = dict(channels=192, channel_mult=[1, 2, 3, 4], num_blocks=3, attention_resolutions=[32, 16, 8])
 DRAWN = {
     "adm_nvidia": ADM,
     "adm_nvidia_conditional": dict(ADM, label_dim=10, augment_dim=9),
-    "adm_nvidia_imagenet64": dict(ADM, image_size=64, label_dim=1000, **IMAGENET64),
+    "adm_nvidia_imagenet64": dict(name="adm", image_size=64, label_dim=1000, **IMAGENET64),
+    "cifar10": dict(CIFAR10, name="ddpmpp"),
+    "cifar10_conditional": dict(CIFAR10, name="ddpmpp", label_dim=10, augment_dim=9),
+    "cifar10_ncsnpp": dict(CIFAR10, name="ddpmpp", **NCSNPP),
     "ect_denoiser": dict(SMALL, name="ddpmpp", channels=8, boundary="sigma_min", sigma_min=0.003),
 }
 DEFAULT = ["ddpmpp", "ddpmpp_conditional", "ncsnpp", "skip", "adm_nvidia", "adm_nvidia_conditional"]
