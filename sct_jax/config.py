@@ -12,7 +12,7 @@ from typing import Any
 import ml_collections
 
 from sct_jax.errors import UserError
-from sct_jax.schema import DENOISING, SCHEMA, Field
+from sct_jax.schema import AUGMENT_LABELS, DENOISING, SCHEMA, Field
 
 Config = ml_collections.ConfigDict
 
@@ -220,6 +220,8 @@ def _check_relations(config: Config) -> None:
     if config.model.label_dropout and not config.model.conditional:
         raise UserError("config.model.label_dropout needs config.model.conditional = True")
     _check_objective(config)
+    if config.data.augment:
+        _check_augmentation(config)
     for profile in config.ema.profiles:
         parse_profile(profile)
 
@@ -235,6 +237,11 @@ def _check_objective(config: Config) -> None:
             f"{' or '.join(map(repr, allowed))}, not {objective.transition!r}; set both, or take the row of "
             "sct_jax/objectives/table.py"
         )
+    if objective.uncertainty and (objective.method not in DENOISING or config.model.name != "edm2"):
+        raise UserError(
+            f"config.objective.uncertainty = True needs model.name = 'edm2' and objective.method = "
+            f"{' or '.join(map(repr, DENOISING))}, not {config.model.name!r} and {objective.method!r}"
+        )
     grid = objective.method not in DENOISING and objective.pair == "grid"
     if (objective.times == "uniform") > grid or (grid and objective.times.startswith("truncated")):
         fitting = "uniform or lognormal" if grid else "lognormal, truncated_lognormal or truncated_student"
@@ -245,8 +252,30 @@ def _check_objective(config: Config) -> None:
     ):
         if wrong:
             raise UserError(f"config.objective.{low} = {objective[low]} must be below {high} = {objective[high]}")
+    if objective.normalize_stage and (grid or objective.weight != "inverse_gap"):
+        raise UserError(
+            "config.objective.normalize_stage = True needs pair = 'mapping' and weight = 'inverse_gap', whose scale "
+            f"grows with the stage, not {objective.pair!r} and {objective.weight!r}"
+        )
+    if objective.target_decay_adaptive and not grid:
+        raise UserError("config.objective.target_decay_adaptive = True needs objective.pair = 'grid', whose size it follows")
     if objective.transition.startswith("teacher") and not objective.teacher:
         raise UserError("config.objective.teacher is empty: name the run of the diffusion model to distil")
+
+
+def _check_augmentation(config: Config) -> None:
+    method, reference = config.objective.method, config.reference
+    wrong = ""
+    if method not in DENOISING:
+        wrong = f"goes with the methods {' and '.join(DENOISING)}; objective.method = {method!r} needs 0"
+    elif config.model.augment_dim != AUGMENT_LABELS:
+        wrong = f"needs model.augment_dim = {AUGMENT_LABELS}, the number of its labels, not {config.model.augment_dim}"
+    elif config.data.flip:
+        wrong = "flips each image already, and labels it: set data.flip = False"
+    elif method == "stf" and reference.source != "batch":
+        wrong = f"needs reference.source = 'batch': the rows of {reference.source!r} are not augmented"
+    if wrong:
+        raise UserError(f"config.data.augment = {config.data.augment:g} {wrong}")
 
 
 def _set(config: Config, key: str, value: Any) -> None:

@@ -22,6 +22,8 @@ class Field(NamedTuple):
 
 # The methods that train a diffusion model; all others make a consistency model.
 DENOISING = ("edm", "stf")
+# What data.augment tells the network about an image: model.augment_dim.
+AUGMENT_LABELS = 9
 
 SCHEMA: dict[str, Field] = {
     "seed": Field(0, "every random number of the run follows from it", low=0),
@@ -32,13 +34,21 @@ SCHEMA: dict[str, Field] = {
     "init.ema": Field("", "its EMA profile to take ('raw': the raw weights; empty: its first profile)"),
     # Data.
     "data.source": Field(
-        "digits", "kind of data set", choices=("digits", "idx", "cifar10", "folder", "zip", "tfds", "gmm")
+        "digits",
+        "kind of data set (none: of an imported model)",
+        choices=("digits", "idx", "cifar10", "folder", "zip", "tfds", "gmm", "none"),
     ),
     "data.path": Field("", "where it lies (idx: default Debian's Fashion-MNIST); gmm: which mixture, 2d or 64d"),
     "data.split": Field("train", "split to train on (digits: all, train, test)"),
     "data.held_out_split": Field("", "split for held-out metrics; empty: none"),
     "data.image_size": Field(0, "pad (or, for folders and zips, crop and resize) to this; 0: as stored", low=0),
     "data.flip": Field(False, "flip each image left-right with probability 1/2"),
+    "data.augment": Field(
+        0.0,
+        "edm, stf: probability of each transform of EDM's augmentation (published: 0.12), which flips too; 0: off",
+        low=0,
+        high=1,
+    ),
     "data.pipeline": Field(
         "auto",
         "resident: on the device; streamed: read ahead; auto: resident when it fits",
@@ -50,23 +60,34 @@ SCHEMA: dict[str, Field] = {
     # Network.
     "model.name": Field(
         "ddpmpp",
-        "ddpmpp: U-Net (NCSN++ with its options below); film_mlp: for tiny images; edm2: not in this version yet",
-        choices=("ddpmpp", "film_mlp", "edm2"),
+        "ddpmpp: U-Net (NCSN++ with its options below); adm: ADM's; edm2: EDM2's; film_mlp: for tiny images",
+        choices=("ddpmpp", "film_mlp", "adm", "edm2"),
     ),
     "model.conditional": Field(False, "condition on the class label"),
     "model.label_dropout": Field(0.0, "probability of training without the label (for guidance)", low=0, high=1),
-    "model.channels": Field(128, "ddpmpp: channels at the first level; film_mlp: hidden width", low=4),
-    "model.channel_mult": Field((2, 2, 2), "ddpmpp: multiplier of channels at each resolution level", low=1),
-    "model.channel_mult_embedding": Field(4, "ddpmpp: width of the time embedding / channels", low=1),
+    "model.channels": Field(128, "U-Nets: channels at the first level; film_mlp: hidden width", low=4),
+    "model.channel_mult": Field((2, 2, 2), "U-Nets: multiplier of channels at each resolution level", low=1),
+    "model.channel_mult_embedding": Field(4, "U-Nets: width of the time embedding / channels", low=1),
     "model.channel_mult_noise": Field(1, "ddpmpp: width of the noise features / channels (NCSN++: 2)", low=1),
-    "model.num_blocks": Field(4, "residual blocks (ddpmpp: at each level)", low=1),
-    "model.attention_resolutions": Field((16,), "ddpmpp: resolutions with self-attention", low=1, may_be_empty=True),
+    "model.num_blocks": Field(4, "residual blocks (U-Nets: at each level)", low=1),
+    "model.attention_resolutions": Field((16,), "U-Nets: resolutions with self-attention", low=1, may_be_empty=True),
     "model.embedding": Field("positional", "noise features (NCSN++: fourier)", choices=("positional", "fourier")),
     "model.encoder": Field("standard", "ddpmpp encoder (NCSN++: residual)", choices=("standard", "residual")),
     "model.resample_filter": Field((1, 1), "ddpmpp resampling filter (NCSN++: 1,3,3,1)", low=0),
-    "model.augment_dim": Field(0, "width of the augmentation labels; 0: none", low=0),
+    "model.augment_dim": Field(0, "width of the augmentation labels (data.augment has 9); 0: none", low=0),
     "model.dropout": Field(0.0, "dropout inside residual blocks", low=0, high=0.99),
     "model.dropout_max_resolution": Field(0, "edm2: dropout at resolutions up to this only; 0: at all", low=0),
+    "model.attention_head_channels": Field(64, "adm, edm2: channels of an attention head", low=1),
+    "model.adaptive_scale": Field(
+        True, "adm: scale and shift features by the embedding; False: add it (OpenAI's LSUN)"
+    ),
+    "model.time_scale": Field(1.0, "adm: factor on ln(t)/4 before its embedding (OpenAI: 1000)", above=0),
+    "model.label_balance": Field(0.5, "edm2: share of the label in the embedding", low=0, high=1),
+    "model.concat_balance": Field(0.5, "edm2: share of the skip in the decoder's input", low=0, high=1),
+    "model.residual_balance": Field(0.3, "edm2: share of a block's residual branch", low=0, high=1),
+    "model.attention_balance": Field(0.3, "edm2: share of a block's attention", low=0, high=1),
+    "model.uncertainty_channels": Field(128, "edm2: width of objective.uncertainty's head; 0: none", low=0),
+    "model.remat": Field(False, "U-Nets: compute blocks again in the backward pass: less memory, a third more work"),
     "model.sigma_data": Field(0.5, "standard deviation of the data in [-1, 1]", above=0),
     "model.boundary": Field("zero", "where the denoiser is the identity", choices=("zero", "sigma_min")),
     "model.sigma_min": Field(0.002, "shift of boundary='sigma_min' (ECT evaluates CIFAR-10 with 0.003)", low=0),
@@ -130,6 +151,7 @@ SCHEMA: dict[str, Field] = {
         "of the loss: 1/(t-r), 1, 1/t^2 + 1/sigma_data^2, 1/sqrt(t-r), 1/c_out^2",
         choices=("inverse_gap", "uniform", "snr", "inverse_sqrt_gap", "inverse_output_scale"),
     ),
+    "objective.uncertainty": Field(False, "edm, stf: weight by the loss that model edm2 learns to expect at each t"),
     "objective.normalize_stage": Field(False, "divide the weight by q^stage, so that the loss keeps one scale"),
     # The rows of the posterior mean.
     "reference.source": Field(

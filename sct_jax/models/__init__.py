@@ -10,6 +10,7 @@ from flax import nnx
 from sct_jax.diffusion import precondition
 from sct_jax.diffusion.process import per_image
 from sct_jax.errors import UserError
+from sct_jax.models import magnitude_preserving
 
 if TYPE_CHECKING:
     from sct_jax.data import DataSpec
@@ -31,11 +32,17 @@ class Network(NamedTuple):
     augment_labels, dropout_key)`` takes noisy images ``[B, H, W, C]``, noise levels ``[B]``, class labels int32 ``[B]``
     (−1: no label) or None, augmentation labels or None; with a ``dropout_key`` dropout is on, and the same key gives
     the same masks.
+
+    ``project(params)`` is what the train step does to the parameters after each update, None where that is nothing.
+    ``uncertainty(params, t)`` is the logarithm of the loss the network expects at noise levels ``t`` ``[B]``, None
+    where it has no head for it.
     """
 
     init: Callable[[Array], Params]
     denoise: Denoise
     uses_convolution: bool
+    project: Callable[[Params], Params] | None = None
+    uncertainty: Callable[[Params, Array], Array] | None = None
 
 
 def build(model: Any, spec: "DataSpec") -> Network:
@@ -80,7 +87,17 @@ def build(model: Any, spec: "DataSpec") -> Network:
             output = network(per_image(c.c_in, x) * x, c.c_noise, label_vector, augment_labels, dropout_key)
         return per_image(c.c_skip, x) * x + per_image(c.c_out, x) * output.astype(jnp.float32)
 
-    return Network(init, denoise, uses_convolution=model.name != "film_mlp")
+    def uncertainty(params: Params, t: Array) -> Array:
+        c = precondition.coefficients(t, model.sigma_data, model.boundary, model.sigma_min)
+        network = nnx.merge(graph, nnx.State(_integer_keys(params)))
+        with jax.default_matmul_precision(PRECISION["float32"]):
+            return network.uncertainty(c.c_noise)
+
+    network = Network(init, denoise, uses_convolution=model.name != "film_mlp")
+    if model.name == "edm2":
+        head = uncertainty if model.uncertainty_channels else None
+        network = network._replace(project=magnitude_preserving.project, uncertainty=head)
+    return network
 
 
 def _ddpmpp(model: Any, spec: "DataSpec", label_dim: int, rngs: nnx.Rngs) -> nnx.Module:
@@ -103,6 +120,64 @@ def _ddpmpp(model: Any, spec: "DataSpec", label_dim: int, rngs: nnx.Rngs) -> nnx
         embedding=model.embedding,
         encoder=model.encoder,
         resample_filter=tuple(model.resample_filter),
+        remat=model.remat,
+        compute_dtype=_dtype(model),
+        rngs=rngs,
+    )
+
+
+def _adm(model: Any, spec: "DataSpec", label_dim: int, rngs: nnx.Rngs) -> nnx.Module:
+    from sct_jax.models.adm import ADM
+
+    return ADM(
+        image_size=spec.image_size,
+        in_channels=spec.channels,
+        out_channels=spec.channels,
+        label_dim=label_dim,
+        augment_dim=model.augment_dim,
+        channels=model.channels,
+        channel_mult=tuple(model.channel_mult),
+        channel_mult_embedding=model.channel_mult_embedding,
+        num_blocks=model.num_blocks,
+        attention_resolutions=tuple(model.attention_resolutions),
+        attention_head_channels=model.attention_head_channels,
+        dropout=model.dropout,
+        label_dropout=model.label_dropout,
+        time_scale=model.time_scale,
+        adaptive_scale=model.adaptive_scale,
+        remat=model.remat,
+        compute_dtype=_dtype(model),
+        rngs=rngs,
+    )
+
+
+def _edm2(model: Any, spec: "DataSpec", label_dim: int, rngs: nnx.Rngs) -> nnx.Module:
+    from sct_jax.models.edm2 import EDM2
+
+    if model.augment_dim:
+        raise UserError("config.model.augment_dim: edm2 takes no augmentation labels; set it to 0")
+    return EDM2(
+        image_size=spec.image_size,
+        in_channels=spec.channels,
+        out_channels=spec.channels,
+        label_dim=label_dim,
+        channels=model.channels,
+        channel_mult=tuple(model.channel_mult),
+        channel_mult_embedding=model.channel_mult_embedding,
+        channel_mult_noise=model.channel_mult_noise,
+        num_blocks=model.num_blocks,
+        attention_resolutions=tuple(model.attention_resolutions),
+        attention_head_channels=model.attention_head_channels,
+        dropout=model.dropout,
+        dropout_max_resolution=model.dropout_max_resolution,
+        label_dropout=model.label_dropout,
+        label_balance=model.label_balance,
+        concat_balance=model.concat_balance,
+        residual_balance=model.residual_balance,
+        attention_balance=model.attention_balance,
+        resample_filter=tuple(model.resample_filter),
+        uncertainty_channels=model.uncertainty_channels,
+        remat=model.remat,
         compute_dtype=_dtype(model),
         rngs=rngs,
     )
@@ -129,7 +204,7 @@ def _dtype(model: Any) -> str:
     return "bfloat16" if model.compute_dtype == "bfloat16" else "float32"
 
 
-ARCHITECTURES = {"ddpmpp": _ddpmpp, "film_mlp": _film_mlp}
+ARCHITECTURES = {"ddpmpp": _ddpmpp, "adm": _adm, "edm2": _edm2, "film_mlp": _film_mlp}
 
 
 def _string_keys(tree: Any) -> Any:

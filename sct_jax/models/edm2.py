@@ -10,6 +10,7 @@ off, needs no switch.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ from sct_jax.models.magnitude_preserving import (
     mp_sum,
     normalize,
 )
+from sct_jax.models.unet import check_image, check_sizes, drop_labels, entry_names
 
 CLIP = 256.0
 
@@ -36,8 +38,9 @@ class EDM2(nnx.Module):
     The defaults are EDM2-S without labels. `attention_resolutions` are in pixels, and so is `dropout_max_resolution`,
     above which there is no dropout (0: dropout everywhere; ECT and TCM on ImageNet-64: 16). The embedding has
     `channels * channel_mult_embedding` channels, the noise features `channels * channel_mult_noise`.
-    `uncertainty_channels = 0` leaves the uncertainty head out. `compute_dtype` is that of convolutions and attention;
-    parameters, norms, the softmax and the embedding are float32 always.
+    `uncertainty_channels = 0` leaves the uncertainty head out. `remat` trades work for memory in the backward pass.
+    `compute_dtype` is that of convolutions and attention; parameters, norms, the softmax and the embedding are float32
+    always.
 
     ValueError when `image_size` cannot be halved `len(channel_mult) - 1` times, or heads do not fit the channels.
     """
@@ -66,14 +69,11 @@ class EDM2(nnx.Module):
         attention_balance: float = 0.3,
         resample_filter: Sequence[float] = (1, 1),
         uncertainty_channels: int = 128,
+        remat: bool = False,
         compute_dtype: str | jnp.dtype = "float32",
     ):
         levels = len(channel_mult)
-        if image_size % 2 ** (levels - 1) or image_size < 2 ** (levels - 1):
-            raise ValueError(
-                f"image_size {image_size} is not divisible by {2 ** (levels - 1)}: a network of {levels} levels halves "
-                f"the image {levels - 1} times; pad or resize the images, or use fewer levels"
-            )
+        check_sizes(image_size, levels, noise_channels=0)  # their number may be odd: there are no pairs
         self.image_size, self.in_channels, self.levels, self.num_blocks = image_size, in_channels, levels, num_blocks
         self.label_dim, self.label_dropout, self.label_balance = label_dim, label_dropout, label_balance
         self.concat_balance, self.compute_dtype = concat_balance, jnp.dtype(compute_dtype)
@@ -96,6 +96,7 @@ class EDM2(nnx.Module):
             residual_balance=residual_balance,
             attention_balance=attention_balance,
             resample_filter=checked_filter(resample_filter),
+            remat=remat,
         )
         encoder_layers, skips = build.encoder(in_channels + 1)
         self.encoder = nnx.Dict(encoder_layers)
@@ -119,9 +120,7 @@ class EDM2(nnx.Module):
         augment_labels: must be None, as the network has no place for them.
         dropout_key: turns dropout and label dropout on; the same key gives the same masks.
         """
-        expected = (self.image_size, self.image_size, self.in_channels)
-        if x.shape[1:] != expected:
-            raise ValueError(f"the network was built for images {expected}, got {x.shape[1:]}")
+        check_image(x, self.image_size, self.in_channels)
         if augment_labels is not None:
             raise ValueError("EDM2 takes no augmentation labels")
         embedded = self.embed(c_noise, label_vector, dropout_key)
@@ -136,12 +135,8 @@ class EDM2(nnx.Module):
         """[B, channels * channel_mult_embedding] float32: what every block is conditioned on."""
         embedded = self.map_noise(self.fourier(c_noise))
         if self.label_dim:
-            batch = c_noise.shape[0]
-            labels = jnp.zeros((batch, self.label_dim)) if label_vector is None else label_vector
-            labels = labels.astype(jnp.float32)
-            if dropout_key is not None and self.label_dropout:
-                key = jax.random.fold_in(dropout_key, 0)
-                labels = labels * jax.random.bernoulli(key, 1 - self.label_dropout, (batch, 1))
+            labels = jnp.zeros((c_noise.shape[0], self.label_dim)) if label_vector is None else label_vector
+            labels = drop_labels(labels.astype(jnp.float32), self.label_dropout, dropout_key)
             embedded = mp_sum(embedded, self.map_label(labels * self.label_dim**0.5), self.label_balance)
         return mp_silu(embedded)
 
@@ -186,7 +181,7 @@ class EDM2Block(nnx.Module):
 
     An encoder block (`encode`) changes the width first and normalises each pixel; a decoder block does neither, and
     its convolution sees all inputs. `index` tells the blocks of a network apart, so that one dropout key gives each
-    its own mask.
+    its own mask. With `remat` the backward pass computes the block's inside once more instead of keeping it.
     """
 
     def __init__(
@@ -206,8 +201,10 @@ class EDM2Block(nnx.Module):
         residual_balance: float = 0.3,
         attention_balance: float = 0.3,
         resample_filter: Sequence[float] = (0.5, 0.5),
+        remat: bool = False,
     ):
         self.encode, self.index, self.dropout, self.up, self.down = encode, index, dropout, up, down
+        self.remat = remat
         self.residual_balance, self.attention_balance = residual_balance, attention_balance
         self.resample_filter = tuple(resample_filter)
         self.skip = None if in_channels == out_channels else MPConv(in_channels, out_channels, 1, rngs=rngs)
@@ -218,6 +215,17 @@ class EDM2Block(nnx.Module):
         self.attention = MPAttention(out_channels, head_channels, rngs=rngs) if attention else None
 
     def __call__(self, x: jax.Array, embedded: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
+        if not self.remat:
+            return self._apply(x, embedded, dropout_key)
+        graph, state = nnx.split(self)
+
+        @jax.checkpoint
+        def apply(state: Any, *inputs: Any) -> jax.Array:
+            return nnx.merge(graph, state)._apply(*inputs)
+
+        return apply(state, x, embedded, dropout_key)
+
+    def _apply(self, x: jax.Array, embedded: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
         if self.up:
             x = upsample(x, self.resample_filter)
         if self.down:
@@ -289,8 +297,3 @@ class _Builder:
                 layers[f"level{level}_block{index}"] = self.block(level, width + skips.pop(), level_width, **options)
                 width = level_width
         return layers
-
-
-def entry_names(level: int, levels: int) -> tuple[str, ...]:
-    """The blocks a decoder level starts with: the bottleneck's two at the deepest, else an upsampling one."""
-    return (f"level{level}_in0", f"level{level}_in1") if level == levels - 1 else (f"level{level}_up",)

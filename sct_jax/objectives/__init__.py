@@ -25,8 +25,9 @@ class Objective(NamedTuple):
     """A training method.
 
     ``draw(images, labels, key, step, references)`` makes everything random or reference-based for a global batch (no
-    network), as arrays with the batch as leading axis. ``loss(params, context, draws, dropout_key)`` gives the loss of
-    each image ``[b]`` and per-image metrics, for all of the draws or any slice of them (gradient accumulation).
+    network), as arrays with the batch as leading axis; those of ``schema.DENOISING`` take ``augment_labels`` too,
+    ``[B, 9]``: what was done to the images (``data.augment``). ``loss(params, context, draws, dropout_key)`` gives the
+    loss of each image ``[b]`` and per-image metrics, for all of the draws or any slice of them (gradient accumulation).
     ``start(params)`` is the context before the first step, ``advance(context, params, step)`` that after a step.
     """
 
@@ -37,17 +38,22 @@ class Objective(NamedTuple):
 
 
 def build(
-    config: Any, denoise: Callable[..., Array], teacher: Teacher | None = None, device_mesh: Any = None
+    config: Any,
+    denoise: Callable[..., Array],
+    teacher: Teacher | None = None,
+    device_mesh: Any = None,
+    uncertainty: Callable[[Any, Array], Array] | None = None,
 ) -> Objective:
     """The objective that ``config.objective`` and ``config.reference`` describe, over a pure denoiser.
 
     ``teacher`` is what the transitions ``teacher_euler`` and ``teacher_heun`` need; ``device_mesh`` is the mesh that
-    the rows of ``reference.source = "dataset"`` are split over.
+    the rows of ``reference.source = "dataset"`` are split over; ``uncertainty`` is the network's head for
+    ``objective.uncertainty``.
     """
     from sct_jax.objectives import consistency, denoising
 
     if config.objective.method in DENOISING:
-        return denoising.build(config, denoise, device_mesh)
+        return denoising.build(config, denoise, device_mesh, uncertainty)
     return consistency.build(config, denoise, teacher, device_mesh)
 
 

@@ -12,19 +12,32 @@ from sct_jax.diffusion import process, score
 from sct_jax.objectives import Array, masks_classes
 
 # posterior(images, noise, t, labels, references, key) -> score.PosteriorMean
-Posterior = Callable[[Array, Array, Array, Array, dict[str, Array], Array], score.PosteriorMean]
+Posterior = Callable[..., score.PosteriorMean]
 
 
 def build(config: Any, device_mesh: Mesh | None = None) -> Posterior:
     """The posterior mean with the rows that ``config.reference`` names.
 
     ``references`` is what the loop keeps for them (``data.references``): nothing for ``"batch"``; the store for the
-    others, or the rows themselves, uint8 ``[B, n, H, W, C]``, where the store does not fit on the device.
+    others, or the rows themselves, uint8 ``[B, n, H, W, C]``, where the store does not fit on the device. That of
+    ``"batch"`` also takes ``augment_labels`` ``[B, 9]``: a query then sees rows with its own labels only. Images that
+    were not warped see each other; a warped one, whose labels nobody shares, keeps its sample as the target.
     """
     reference, masked, flip = config.reference, masks_classes(config), config.data.flip
 
-    def batch(images: Array, noise: Array, t: Array, labels: Array, references: Any, key: Array) -> Any:
+    def batch(
+        images: Array,
+        noise: Array,
+        t: Array,
+        labels: Array,
+        references: Any,
+        key: Array,
+        augment_labels: Array | None = None,
+    ) -> Any:
         mask = score.same_class(labels, labels) if masked else None
+        if augment_labels is not None:  # they are conditions too: rows of a query must come from p(x_0 | its labels)
+            alike = jnp.all(augment_labels[:, None] == augment_labels[None], axis=-1)
+            mask = alike if mask is None else mask & alike
         return score.posterior_mean(images, noise, t, images, mask)
 
     def bank(images: Array, noise: Array, t: Array, labels: Array, references: Any, key: Array) -> Any:

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
 
+from sct_jax import cards, files, models, objectives
 from sct_jax import config as config_lib
-from sct_jax import files, models, objectives
 from sct_jax.data import DataSpec, make_pipeline, open_source
 from sct_jax.errors import UserError
+from sct_jax.interop import weights as weights_lib
 from sct_jax.training import checkpoint, mesh, step
 from sct_jax.training.logs import MetricWriter, Progress
 from sct_jax.training.observer import Observer
@@ -58,7 +59,7 @@ def train(config: config_lib.Config, workdir: str | Path) -> TrainState:
     source = open_source(data.source, data.path, split=data.split, image_size=data.image_size)
     network = models.build(config.model, source.spec)
     teacher = load_teacher(config, source.spec)
-    objective = objectives.build(config, network.denoise, teacher, device_mesh)
+    objective = objectives.build(config, network.denoise, teacher, device_mesh, network.uncertainty)
     checkpoint.writable(workdir)
     saver = checkpoint.Checkpointer(workdir, config, source.spec)
     state = start_state(config, network, objective, device_mesh, saver)
@@ -84,7 +85,8 @@ def train(config: config_lib.Config, workdir: str | Path) -> TrainState:
     print_overview(config, source.spec, state, device_mesh, pipeline.mode)
     store = ReferenceFeed(config, source, pipeline, device_mesh)
     run = _Run(config, workdir, state, saver, pipeline, store, device_mesh)
-    run.dispatch = step.make_dispatch(step.make_train_step(config, objective, device_mesh), store.fetch)
+    train_step = step.make_train_step(config, objective, device_mesh, network.project)
+    run.dispatch = step.make_dispatch(train_step, store.fetch)
     run.observer = observer
     try:
         return run.until_done(first, 1 if store.on_host else steps_per_dispatch(config, network))
@@ -107,25 +109,27 @@ def load_teacher(config: Any, spec: DataSpec) -> objectives.Teacher | None:
     """
     if not config.objective.transition.startswith("teacher"):
         return None
-    place = checkpoint.resolve(config.objective.teacher)
-    meta = checkpoint.read_meta(place)
-    shape = lambda spec: (spec["image_size"], spec["channels"], spec["num_classes"])  # noqa: E731
-    if shape(meta["spec"]) != shape(asdict(spec)):
+    teacher = weights_lib.load(config.objective.teacher)
+    model = teacher.config.model
+    shape = lambda spec: (spec.image_size, spec.channels, spec.num_classes if model.conditional else 0)  # noqa: E731
+    if shape(teacher.spec) != shape(spec):
         raise UserError(
             f"config.objective.teacher = {config.objective.teacher} was trained on other data: image size, channels "
-            f"and classes are {shape(meta['spec'])} there and {shape(asdict(spec))} here"
+            f"and classes are {shape(teacher.spec)} there and {shape(spec)} here"
         )
-    network = models.build(config_lib.from_dict(meta["config"]).model, spec)
-    return objectives.Teacher(network.denoise, checkpoint.read_weights(place)[0])
+    return objectives.Teacher(models.build(model, spec).denoise, teacher.params)
 
 
 def start_state(
     config: Any, network: models.Network, objective: objectives.Objective, device_mesh: Any, saver: Any
 ) -> TrainState:
-    """The state to go on from. Precedence: the workdir's newest checkpoint, ``init.checkpoint``, random weights."""
+    """The state to go on from. Precedence: the workdir's newest checkpoint, ``init.checkpoint``, random weights.
+
+    Where a run begins its model card is written: it says what the run began with.
+    """
     key = step.room_key(config.seed, step.INIT)
     whole = mesh.replicated(device_mesh)
-    fresh = jax.jit(lambda: step.initial_state(config, network.init(key)), out_shardings=whole)
+    fresh = jax.jit(lambda: step.initial_state(config, network.init(key), network.project), out_shardings=whole)
 
     def with_context(state: TrainState) -> TrainState:  # not in the jitted function: a teacher is no constant of it
         return replace(state, context=jax.device_put(objective.start(state.params), whole))
@@ -140,12 +144,13 @@ def start_state(
         print(f"resuming from step {int(state.step)}", file=sys.stderr)
         return state
     if not config.init.checkpoint:
+        cards.write(saver.workdir, cards.make(None, config))
         return with_context(fresh())
-    place = checkpoint.resolve(config.init.checkpoint)
-    weights, profile = checkpoint.read_weights(place, config.init.ema)
-    checkpoint.check_weights(weights, jax.eval_shape(network.init, key), str(place))
-    print(f"starting from {place} ({profile})", file=sys.stderr)
-    initial = jax.jit(lambda weights: step.initial_state(config, weights), out_shardings=whole)
+    found = weights_lib.load(config.init.checkpoint, config.init.ema)
+    weights = weights_lib.start_from(found, jax.eval_shape(network.init, key))
+    cards.write(saver.workdir, cards.make(weights_lib.source(found), config))
+    print(f"starting from {found.origin} ({found.profile})", file=sys.stderr)
+    initial = jax.jit(lambda weights: step.initial_state(config, weights, network.project), out_shardings=whole)
     return with_context(initial(jax.device_put(weights, whole)))
 
 

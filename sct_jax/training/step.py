@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from sct_jax.data.augment import augment
 from sct_jax.diffusion.process import to_unit_range
 from sct_jax.objectives import Objective
 from sct_jax.training import ema, mesh, optimizer
@@ -16,10 +17,11 @@ from sct_jax.training.state import TrainState
 Array = jax.Array
 Metrics = dict[str, Array]
 TrainStep = Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]
+Projection = Callable[[Any], Any]
 
 # What a seed's random numbers are for (sampling has a room of its own), and, within a training step, which of them.
 INIT, TRAIN = 0, 1
-FLIP, DRAW, DROPOUT = range(3)
+FLIP, DRAW, DROPOUT, AUGMENT = range(4)
 
 
 def room_key(seed: int, room: int) -> Array:
@@ -32,12 +34,16 @@ def draw_key(seed: int, step: Array) -> Array:
     return jax.random.fold_in(jax.random.fold_in(room_key(seed, TRAIN), step), DRAW)
 
 
-def initial_state(config: Any, params: Any) -> TrainState:
-    """The state before the first step, from initial parameters, without context; every EMA profile starts at them."""
+def initial_state(config: Any, params: Any, project: Projection | None = None) -> TrainState:
+    """The state before the first step, from initial parameters, without context; every EMA profile starts at them.
+
+    ``project`` is the network's, as in the train step: training starts from parameters that have gone through it.
+    """
     copy = lambda: jax.tree.map(jnp.array, params)  # noqa: E731  donation needs buffers of their own
     rule = optimizer.build(config.optimizer, config.total_steps)
     averages = {profile: copy() for profile in config.ema.profiles}
-    return TrainState(jnp.zeros((), jnp.int32), copy(), rule.init(params), averages, {})
+    trained = project(copy()) if project else copy()
+    return TrainState(jnp.zeros((), jnp.int32), trained, rule.init(params), averages, {})
 
 
 def random_flip(images: Array, key: Array) -> Array:
@@ -46,11 +52,15 @@ def random_flip(images: Array, key: Array) -> Array:
     return jnp.where(flip, images[:, :, ::-1], images)
 
 
-def make_train_step(config: Any, objective: Objective, device_mesh: Mesh) -> TrainStep:
+def make_train_step(
+    config: Any, objective: Objective, device_mesh: Mesh, project: Projection | None = None
+) -> TrainStep:
     """Builds the step.
 
     A batch is ``{"image": uint8 [B, H, W, C], "label": int32 [B]}``, B the global batch size; ``"references"`` is there
-    too where the objective takes them from elsewhere than the batch (``data.references``).
+    too where the objective takes them from elsewhere than the batch (``data.references``). ``project`` is what the
+    network does to its parameters after each update (``models.Network``); the averages are of the parameters as the
+    optimizer leaves them, as EDM2's are.
     """
     rule = optimizer.build(config.optimizer, config.total_steps)
     rate = optimizer.learning_rate(config.optimizer, config.total_steps)
@@ -63,8 +73,11 @@ def make_train_step(config: Any, objective: Objective, device_mesh: Mesh) -> Tra
         images = jax.lax.with_sharding_constraint(to_unit_range(batch["image"]), split)
         if config.data.flip:
             images = random_flip(images, purpose(FLIP))
+        done = {}
+        if config.data.augment:
+            images, done["augment_labels"] = augment(images, purpose(AUGMENT), config.data.augment)
         key_of_draws = draw_key(config.seed, state.step)
-        draws = objective.draw(images, batch["label"], key_of_draws, state.step, batch.get("references", {}))
+        draws = objective.draw(images, batch["label"], key_of_draws, state.step, batch.get("references", {}), **done)
         draws = jax.lax.with_sharding_constraint(draws, split)
         grads, metrics = gradients(
             objective, state.params, state.context, draws, purpose(DROPOUT), config.optimizer.accumulate
@@ -76,6 +89,8 @@ def make_train_step(config: Any, objective: Objective, device_mesh: Mesh) -> Tra
             for text, profile in profiles.items()
         }
         metrics |= {"grad_norm": optax.global_norm(grads), "lr": rate(state.step)}
+        if project:
+            params = project(params)
         context = objective.advance(state.context, params, state.step)
         return TrainState(state.step + 1, params, opt_state, averages, context), metrics
 

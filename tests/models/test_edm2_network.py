@@ -39,7 +39,7 @@ def with_gains(params):
 @pytest.fixture(scope="module")
 def tiny():
     network, denoise = compiled(dropout=0.5)
-    return network, denoise, network.init(jax.random.key(0))
+    return network, denoise, jax.jit(network.init, compiler_options=FAST_COMPILE)(jax.random.key(0))
 
 
 def test_at_first_it_is_the_preconditioners_skip_and_expects_a_loss_of_order_one(tiny):
@@ -59,14 +59,6 @@ def test_label_and_noise_level_condition_the_result(tiny):
     other_label = denoise(params, X, T, np.array([1, 3, -1]))
     assert np.abs(base - other_label)[0].max() > 1e-3
     np.testing.assert_allclose(base[1:], other_label[1:], atol=1e-6)
-
-
-def test_the_projection_changes_no_output(tiny):
-    network, denoise, params = tiny
-    params = with_gains(params)
-    before, after = denoise(params, X, T, LABELS), denoise(network.project(params), X, T, LABELS)
-    np.testing.assert_allclose(before, after, atol=1e-2 * np.abs(before).max())
-    assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (params, network.project(params))), strict=True))
 
 
 def test_bfloat16_is_float32_to_its_digits(tiny):
@@ -97,22 +89,6 @@ def test_a_dropout_key_is_the_masks(tiny):
     np.testing.assert_array_equal(draws[0], draws[1])
     assert np.abs(draws[0] - draws[2]).max() > 1e-2
     assert np.abs(draws[0] - denoise(params, X, T, LABELS)).max() > 1e-2
-
-
-def test_blocks_computed_again_give_the_same_gradients():
-    def gradient(remat):
-        options = dict(encode=True, index=1, embedding_channels=3, dropout=0.5, down=True, remat=remat)
-        graph, state = nnx.split(EDM2Block(4, 8, attention=True, head_channels=4, rngs=nnx.Rngs(0), **options))
-        state = jax.tree.map(lambda leaf: leaf + 0.5, state)
-        x, key = jnp.asarray(np.repeat(X, 4, axis=-1)), jax.random.key(3)
-
-        def total(state, x):
-            return jnp.sum(nnx.merge(graph, state)(x, jnp.ones((3, 3)), key) ** 2)
-
-        return jax.jit(jax.grad(total, (0, 1)), compiler_options=FAST_COMPILE)(state, x)
-
-    for kept, again in zip(*map(jax.tree.leaves, (gradient(False), gradient(True))), strict=True):
-        np.testing.assert_allclose(kept, again, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

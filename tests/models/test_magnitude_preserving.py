@@ -10,7 +10,7 @@ from sct_jax.models import magnitude_preserving as mp
 
 RNG = np.random.default_rng(0)
 PARAMS = {
-    "block": {"kernel": RNG.normal(size=(3, 3, 4, 6)).astype(np.float32) * np.exp(RNG.normal(size=6)), "gain": 0.7},
+    "block": {"kernel": np.float32(RNG.normal(size=(3, 3, 4, 6)) * np.exp(RNG.normal(size=6))), "gain": 0.7},
     "fourier": {"frequencies": RNG.normal(size=5).astype(np.float32)},
     "linear": {"kernel": RNG.normal(size=(8, 3)).astype(np.float32)},
 }
@@ -52,7 +52,7 @@ def test_fourier_features_and_linear_maps_give_unit_magnitude():
 
 def test_fourier_features_have_no_gradient():
     graph, state = nnx.split(mp.MPFourier(6, rngs=nnx.Rngs(0)))
-    gradient = jax.grad(lambda state: jnp.sum(nnx.merge(graph, state)(jnp.ones(2)) ** 3))(state)
+    gradient = jax.jit(jax.grad(lambda state: jnp.sum(nnx.merge(graph, state)(jnp.ones(2)) ** 3)))(state)
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
 
@@ -87,7 +87,7 @@ def test_the_projection_is_idempotent_and_changes_no_output():
 def test_gradients_are_orthogonal_to_the_weights():
     kernel = jnp.asarray(PARAMS["block"]["kernel"])
     cotangent = jnp.asarray(RNG.normal(size=kernel.shape), jnp.float32)
-    gradient = jax.grad(lambda w: jnp.sum(mp.effective_kernel(w, 1.0, jnp.float32) * cotangent))(kernel)
+    gradient = jax.jit(jax.grad(lambda w: jnp.sum(mp.effective_kernel(w, 1.0, jnp.float32) * cotangent)))(kernel)
     products = np.sum(np.asarray(gradient * kernel).reshape(-1, 6), axis=0)
     lengths = [np.linalg.norm(np.asarray(a).reshape(-1, 6), axis=0) for a in (gradient, kernel)]
     assert np.all(np.abs(products) < 1e-3 * lengths[0] * lengths[1])
@@ -96,7 +96,7 @@ def test_gradients_are_orthogonal_to_the_weights():
 def test_a_vector_of_zeros_stays_and_has_a_finite_gradient():
     x = jnp.zeros((2, 3))
     np.testing.assert_array_equal(mp.normalize(x), 0)
-    np.testing.assert_allclose(jax.grad(lambda x: mp.normalize(x).sum())(x), 1 / mp.EPS, rtol=1e-4)
+    np.testing.assert_allclose(jax.jit(jax.grad(lambda x: mp.normalize(x).sum()))(x), 1 / mp.EPS, rtol=1e-4)
 
 
 def test_attention_needs_whole_heads():

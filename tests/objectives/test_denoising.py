@@ -7,6 +7,7 @@ import pytest
 
 from sct_jax import config as config_lib
 from sct_jax.diffusion import process
+from sct_jax.errors import UserError
 from sct_jax.objectives import denoising
 from sct_jax.objectives.distances import inverse_output_scale
 from sct_jax.objectives.table import ROWS
@@ -35,3 +36,30 @@ def test_the_posterior_mean_of_gaussian_data_minimises_the_loss():
     assert best == pytest.approx(1.0, rel=0.03)  # λ(t) times the posterior variance is 1 at every t
     assert mean(0.9) > best
     assert mean(1.1) > best
+
+
+def with_uncertainty():
+    config = config_lib.default_config()
+    config.objective.update(ROWS["edm"], uncertainty=True)
+    return config
+
+
+def test_the_uncertainty_that_minimises_the_loss_is_the_logarithm_of_the_loss_expected():
+    config = with_uncertainty()
+    zero = lambda params, x, *_, **__: 0 * x  # noqa: E731
+    objective = denoising.build(config, zero, uncertainty=lambda params, t: params * jnp.ones_like(t))
+    draws = objective.draw(jnp.ones((1, 2, 2, 1)), jnp.zeros(1, jnp.int32), jax.random.key(0), jnp.int32(0))
+    config.objective.uncertainty = False
+    expected = float(denoising.build(config, zero).loss(None, {}, draws, None)[0][0])
+    config.objective.uncertainty = True
+    loss = jax.jit(jax.value_and_grad(lambda u: objective.loss(u, {}, draws, None)[0][0]))
+    assert loss(0.0)[0] == pytest.approx(expected)
+    best = float(np.log(expected))
+    assert loss(best)[0] == pytest.approx(1 + best)
+    assert loss(best)[1] == pytest.approx(0, abs=1e-5)
+    assert loss(best + 0.1)[1] > 0.05
+
+
+def test_a_network_without_the_head_has_no_uncertainty():
+    with pytest.raises(UserError, match="uncertainty_channels"):
+        denoising.build(with_uncertainty(), None)
