@@ -100,6 +100,15 @@ def ema(args: argparse.Namespace) -> None:
     print(args.out)
 
 
+def export(args: argparse.Namespace) -> None:
+    """Writes weights with the names of the original's PyTorch class, or the sampler as a program, for others."""
+    _start_jax()
+    from sct_jax.interop.export import export_checkpoint
+
+    for path in export_checkpoint(args.checkpoint, args.format, args.out, args.ema, args.steps):
+        print(path)
+
+
 def report(args: argparse.Namespace) -> None:
     """Writes one self-contained HTML report of one or several runs."""
     from sct_jax.report.html import write_report
@@ -172,6 +181,13 @@ def _parser() -> Parser:
     sub.add_argument("--std", type=_floats, required=True, help="widths as shares of the training, such as 0.05,0.10")
     sub.add_argument("--step", type=int, help="where the averages end: a kept step (default: the last)")
     sub.add_argument("--out", required=True, help="a new workdir, with the EMA profile power:STD for each width")
+
+    sub = verb(export)
+    sub.add_argument("--checkpoint", required=True, help="a run's workdir, or one of its checkpoints/STEP")
+    sub.add_argument("--ema", default="", help="EMA profile (default: the first of the run; raw: raw weights)")
+    sub.add_argument("--format", required=True, help="safetensors: the weights; stablehlo: the sampler (jax.export)")
+    sub.add_argument("--steps", type=int, help="of the sampler (default: 1, or the phases)")
+    sub.add_argument("--out", required=True, help="model.safetensors, or sampler.stablehlo")
 
     sub = verb(report)
     sub.add_argument("workdirs", nargs="+", help="workdirs of runs")

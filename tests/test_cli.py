@@ -13,7 +13,7 @@ from PIL import Image
 from sct_jax import cli
 from sct_jax.version import __version__
 
-VERBS = ("train", "sample", "evaluate", "prepare", "ema", "report")
+VERBS = ("train", "sample", "evaluate", "prepare", "ema", "export", "report")
 HEAVY = ("jax", "jaxlib", "flax", "optax", "orbax", "grain", "tensorflow", "numpy", "sklearn", "PIL", "ml_collections")
 
 

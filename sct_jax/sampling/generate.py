@@ -2,10 +2,11 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sct_jax.diffusion import times as diffusion_times
@@ -122,6 +123,20 @@ class Generator:
         ]
         images = np.concatenate(parts)
         return np.clip(images, -1.0, 1.0) if self._clip else images
+
+    def program(self, steps: int) -> Callable[..., Array]:
+        """The pure function ``(params, seed, index, labels=None) -> images`` behind a call, what an export writes down.
+
+        The noise levels that ``steps`` stand for are fixed, as are the config's options; images ``index`` of the seed
+        are those of a call.
+        """
+        options = {"times": self.times(steps), "noise": self._sampling.noise, "guide_by": None}
+
+        def draw(params: Any, seed: Array, index: Array, labels: Array | None = None) -> Array:
+            images = self._sample(params, index, labels, seed, 0.0, **options)
+            return jnp.clip(images, -1.0, 1.0) if self._clip else images
+
+        return draw
 
     def _batches(
         self, num: int, labels: Sequence[int] | None, batch_size: int

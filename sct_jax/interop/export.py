@@ -1,0 +1,118 @@
+"""Export: a model's weights as safetensors with the original's names, or its sampler as a StableHLO program."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sct_jax import cards, files
+from sct_jax import config as config_lib
+from sct_jax.errors import UserError
+from sct_jax.interop import classes
+from sct_jax.model import Model, load
+from sct_jax.sampling import generate
+
+FORMATS = ("safetensors", "stablehlo")
+PRECONDITIONING = ("sigma_data", "boundary", "sigma_min", "time_scale")
+
+
+def export_checkpoint(
+    checkpoint: str | Path, kind: str, out: str | Path, profile: str = "", steps: int | None = None
+) -> list[Path]:
+    """Writes a checkpoint for others, with a model card beside it.
+
+    Args:
+      checkpoint: what :func:`sct_jax.load` reads.
+      kind: one of ``FORMATS``.
+      out: the file.
+      profile: the EMA profile; empty: the first.
+      steps: of the sampler (stablehlo); None: one, or one for each phase.
+
+    Returns:
+      The files written.
+
+    Raises:
+      UserError: for another format, a file that cannot be written, a checkpoint that cannot be read.
+    """
+    out = Path(out)
+    if kind not in FORMATS:
+        raise UserError(f"--format {kind}: must be one of {', '.join(FORMATS)}")
+    if kind == "safetensors" and steps is not None:
+        raise UserError("--steps belongs to --format stablehlo: weights are the same for any number of steps")
+    if kind == "stablehlo" and out.suffix == ".safetensors":
+        raise UserError(f"--out {out}: the weights go beside the program as .safetensors; name it .stablehlo")
+    files.check_writable(out)
+    model = load(checkpoint, profile)
+    if kind == "safetensors":
+        facts = write_weights(model, out)
+    else:
+        facts = write_sampler(model, out, generate.num_phases(model.config) if steps is None else steps)
+    source = {"path": model.path, "format": "sct_jax", "step": model.step, "ema_profile": model.profile}
+    card = cards.make(source | {"card": cards.read(checkpoint)}, model.config, model.params) | {"export": facts}
+    place = _card_place(out)
+    files.write_text(place, json.dumps(card, indent=2, allow_nan=False) + "\n")
+    return [*(out.parent / name for name in facts["files"]), place]
+
+
+def write_weights(model: Model, out: Path) -> dict[str, Any]:
+    """Writes the weights, named as the class of another project that the network is names them.
+
+    The file's metadata says which class that is, what it is made with, and how the network is preconditioned.
+
+    Returns:
+      What the card says about it.
+    """
+    original = classes.original_of(model.config.model, model.spec)
+    facts: dict[str, Any] = {
+        "format": "safetensors",
+        "names": "sct_jax" if original is None else original.repository,
+        "preconditioning": {key: model.config.model[key] for key in PRECONDITIONING},
+    }
+    if original is not None:
+        facts |= {"class": original.name, "kwargs": original.kwargs, "preconditioned": original.preconditioned}
+    described = facts | {"model": config_lib.to_dict(model.config)["model"], "spec": asdict(model.spec)}
+    metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in described.items()}
+    _save(classes.state_dict(model.config.model, model.spec, model.params), out, metadata | {"format": "pt"})
+    return facts | {"files": [out.name]}
+
+
+def write_sampler(model: Model, out: Path, steps: int) -> dict[str, Any]:
+    """Writes the sampler of ``steps`` steps, and its weights beside it with the ending ``.safetensors``.
+
+    Returns:
+      What the card says about it.
+    """
+    from sct_jax.interop import stablehlo
+
+    times = model.times(steps)
+    weights = out.with_suffix(".safetensors")
+    program = stablehlo.serialize(model, steps)
+    _save(classes.own_names(model.params), weights, {"names": "sct_jax"})
+    files.write(out, lambda aside: aside.write_bytes(program))
+    return {
+        "format": "stablehlo, serialised by jax.export",
+        "platforms": stablehlo.PLATFORMS,
+        "inputs": stablehlo.inputs(model),
+        "output": f"float32 [b, {model.spec.image_size}, {model.spec.image_size}, {model.spec.channels}]",
+        "sampler": model.kind,
+        "steps": steps,
+        "times": times,
+        "files": [out.name, weights.name],
+    }
+
+
+def _save(arrays: dict[str, Any], out: Path, metadata: dict[str, str]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    try:
+        files.write(out, lambda aside: save_file(arrays, aside, metadata))
+    except SafetensorError as error:
+        raise UserError(f"cannot write {out}: {error}") from error
+
+
+def _card_place(out: Path) -> Path:
+    """``model_card.json``; where that is something else's card (a run's, another export's), with the file's name."""
+    place = out.parent / cards.FILE
+    other = place.exists() and out.name not in ((cards.read(out.parent) or {}).get("export") or {}).get("files", ())
+    return out.with_name(f"{out.stem}.{cards.FILE}") if other else place
