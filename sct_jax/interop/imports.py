@@ -12,11 +12,11 @@ from sct_jax import cards, models
 from sct_jax import config as config_lib
 from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
-from sct_jax.interop import edm2_names, edm_names, names
+from sct_jax.interop import edm2_names, edm_names, names, openai_names
 from sct_jax.interop.read import Imported, read
 from sct_jax.training import checkpoint
 
-TABLES = {"edm": edm_names, "edm2": edm2_names}
+TABLES = {"edm": edm_names, "edm2": edm2_names, "openai": openai_names}
 
 
 def import_model(
