@@ -31,6 +31,10 @@ def compiled(**fields):
     return network, jax.jit(network.denoise, compiler_options=FAST_COMPILE)
 
 
+def gains(params):
+    return [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 0]
+
+
 def with_gains(params):
     """The parameters with gains other than their initial zero, so that no branch is silent."""
     return jax.tree.map(lambda leaf: leaf if leaf.ndim else leaf + 0.8, params)
@@ -39,15 +43,21 @@ def with_gains(params):
 @pytest.fixture(scope="module")
 def tiny():
     network, denoise = compiled(dropout=0.5)
-    return network, denoise, jax.jit(network.init, compiler_options=FAST_COMPILE)(jax.random.key(0))
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    generator = np.random.default_rng(0)
+    draw = lambda leaf: np.float32(generator.standard_normal(leaf.shape)) * (leaf.ndim > 0)  # noqa: E731
+    return network, denoise, jax.tree.map(draw, shapes)
 
 
 def test_at_first_it_is_the_preconditioners_skip_and_expects_a_loss_of_order_one(tiny):
     network, denoise, params = tiny
+    initial = jax.jit(lambda key: gains(network.init(key)))(jax.random.key(0))
+    assert len(initial) == 6  # of five blocks and the output
+    assert not any(initial)
     expected = 0.25 / (T**2 + 0.25)
     np.testing.assert_allclose(denoise(params, X, T, LABELS), expected[:, None, None, None] * X, rtol=1e-5)
     assert set(params["uncertainty"]) == {"fourier", "linear"}
-    u = network.uncertainty(params, T)
+    u = jax.jit(network.uncertainty)(params, T)
     assert u.shape == (3,)
     assert 0 < np.abs(u).max() < 5
 

@@ -36,17 +36,18 @@ def test_the_next_state_is_projected_and_the_averages_are_not():
     # Without decay the average is the parameters as the optimizer left them: 0.01 away from where they were.
     config = make_config("edm", name="film_mlp", channels=16)
     config.ema.profiles = ("constant:0",)
-    network = models.build(config.model, SPEC)
-    advance = step.make_train_step(config, objectives.build(config, network.denoise), mesh.make_mesh(1), halves)
-    initial = step.initial_state(config, network.init(jax.random.key(0)))
-    state, _ = jax.jit(advance)(initial, BATCH)
-    updated = state.ema["constant:0"]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=0.011), updated, initial.params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.params, halves(updated))
+    objective = objectives.Objective(
+        draw=lambda images, *_: {"image": images},
+        loss=lambda params, _, draws, key: (params["kernel"] * jnp.mean(draws["image"] ** 2, axis=(1, 2, 3)), {}),
+    )
+    advance = jax.jit(step.make_train_step(config, objective, mesh.make_mesh(1), halves))
+    state, _ = advance(step.initial_state(config, {"kernel": jnp.ones(())}), BATCH)
+    assert state.ema["constant:0"]["kernel"] == pytest.approx(0.99, rel=1e-5)
+    assert state.params["kernel"] == pytest.approx(0.495, rel=1e-5)
 
 
 def test_training_starts_from_projected_parameters():
-    config = make_config("ect", name="film_mlp", channels=16)
+    config = make_config("edm", name="film_mlp", channels=16)
     params = {"kernel": jnp.ones((2, 2))}
     state = step.initial_state(config, params, halves)
     np.testing.assert_array_equal(state.params["kernel"], 0.5)
@@ -75,9 +76,6 @@ def test_edm2_takes_a_step_of_its_own_pre_training():
     network = models.build(config.model, SPEC)
     objective = objectives.build(config, network.denoise, uncertainty=network.uncertainty)
     initial = jax.jit(network.init)(jax.random.key(0))
-    gains = [leaf for leaf in jax.tree.leaves(initial) if leaf.ndim == 0]
-    assert len(gains) == 6
-    assert not any(gains)
     state = step.initial_state(config, initial, network.project)
     advance = jax.jit(step.make_train_step(config, objective, mesh.make_mesh(1), network.project))
     for _ in range(2):
