@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from sct_jax import cards
 from sct_jax import config as config_lib
 from sct_jax.errors import UserError
 from sct_jax.training import checkpoint
@@ -148,7 +149,23 @@ def write_averages(
         config.ema.profiles = tuple(averages)
     raw, _ = checkpoint.read_weights(snapshots[-1].place, "raw")
     checkpoint.write_weights(out, raw, config, checkpoint.spec_in(meta), step, averages)
+    cards.write(out, cards.make(_source(workdir, step, snapshots, fits), config, raw))
     return fits
+
+
+def _source(workdir: str | Path, step: int, snapshots: Sequence[Snapshot], fits: dict[str, Fit]) -> dict[str, Any]:
+    """What the model card says about the averages."""
+    return {
+        "format": "sct_jax post-hoc EMA",
+        "path": str(workdir),
+        "step": step,
+        "snapshots": [[snapshot.step, snapshot.profile] for snapshot in snapshots],
+        "profiles": {
+            profile: {"residual": plan.residual, "coefficients": plan.coefficients.tolist()}
+            for profile, plan in fits.items()
+        },
+        "card": cards.read(workdir),
+    }
 
 
 def describe(profile: str, plan: Fit) -> str:

@@ -18,6 +18,7 @@ from sct_jax import config as config_lib
 from sct_jax import models
 from sct_jax.data import DataSpec
 from sct_jax.interop import classes, export, names, stablehlo
+from sct_jax.interop.imports import import_model
 from sct_jax.model import Model
 from sct_jax.objectives.table import ROWS
 from sct_jax.training import checkpoint
@@ -106,6 +107,8 @@ def test_the_file_says_what_it_holds(tmp_path):
     preconditioning = json.loads(metadata["preconditioning"])
     assert preconditioning == {"sigma_data": 0.5, "boundary": "sigma_min", "sigma_min": 0.003, "time_scale": 1.0}
     assert json.loads(metadata["model"])["channel_mult"] == [1, 2]
+    _, _, imported, _ = import_model(tmp_path / "model.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, imported, model.params)
 
 
 def test_without_its_head_edm2_is_the_inner_network():

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import sct_jax
+from sct_jax import cards, models
 from sct_jax import config as config_lib
-from sct_jax import models
 from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
 from sct_jax.training import checkpoint, ema, posthoc_ema
@@ -190,6 +190,9 @@ def test_the_verb_writes_a_workdir_that_loads(sct_jax_command, linear_run, initi
         found, expected = sct_jax.load(out, profile).params, scaled(initial, factor)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
     assert mixed == pytest.approx(mean_step("power:0.075", end), rel=0.02)
+    facts = cards.read(out)["source"]
+    assert (facts["step"], len(facts["snapshots"])) == (end, end // 50)
+    np.testing.assert_array_equal(facts["profiles"]["power:0.075"]["coefficients"], plan.coefficients)
 
 
 @pytest.mark.parametrize(
