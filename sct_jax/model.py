@@ -214,8 +214,16 @@ def load(path: str | Path, profile: str = "") -> Model:
     Raises:
       UserError: when there is no checkpoint, or it is damaged or of another architecture.
     """
-    found = weights.load(path, profile)
-    model = Model(found.config, found.spec, found.params, step=found.step, profile=found.profile, path=str(path))
+    return from_weights(weights.load(path, profile), str(path))
+
+
+def from_weights(found: weights.Weights, path: str) -> Model:
+    """The model of weights that were read from ``path``.
+
+    Raises:
+      UserError: when they are of another architecture than their config says.
+    """
+    model = Model(found.config, found.spec, found.params, step=found.step, profile=found.profile, path=path)
     expected = jax.eval_shape(model._network.init, jax.random.key(0))
     checkpoint.check_weights(found.params, expected, found.origin)
     return model

@@ -8,8 +8,8 @@ from typing import Any
 from sct_jax import cards, files
 from sct_jax import config as config_lib
 from sct_jax.errors import UserError
-from sct_jax.interop import classes
-from sct_jax.model import Model, load
+from sct_jax.interop import classes, weights
+from sct_jax.model import Model, from_weights
 from sct_jax.sampling import generate
 
 FORMATS = ("safetensors", "stablehlo")
@@ -42,13 +42,13 @@ def export_checkpoint(
     if kind == "stablehlo" and out.suffix == ".safetensors":
         raise UserError(f"--out {out}: the weights go beside the program as .safetensors; name it .stablehlo")
     files.check_writable(out)
-    model = load(checkpoint, profile)
+    found = weights.load(checkpoint, profile)
+    model = from_weights(found, str(checkpoint))
     if kind == "safetensors":
         facts = write_weights(model, out)
     else:
         facts = write_sampler(model, out, generate.num_phases(model.config) if steps is None else steps)
-    source = {"path": model.path, "format": "sct_jax", "step": model.step, "ema_profile": model.profile}
-    card = cards.make(source | {"card": cards.read(checkpoint)}, model.config, model.params) | {"export": facts}
+    card = cards.make(weights.source(found), model.config) | {"export": facts}
     place = _card_place(out)
     files.write_text(place, json.dumps(card, indent=2, allow_nan=False) + "\n")
     return [*(out.parent / name for name in facts["files"]), place]
@@ -85,9 +85,9 @@ def write_sampler(model: Model, out: Path, steps: int) -> dict[str, Any]:
     from sct_jax.interop import stablehlo
 
     times = model.times(steps)
-    weights = out.with_suffix(".safetensors")
+    beside = out.with_suffix(".safetensors")
     program = stablehlo.serialize(model, steps)
-    _save(classes.own_names(model.params), weights, {"names": "sct_jax"})
+    _save(classes.own_names(model.params), beside, {"names": "sct_jax"})
     files.write(out, lambda aside: aside.write_bytes(program))
     return {
         "format": "stablehlo, serialised by jax.export",
@@ -97,7 +97,7 @@ def write_sampler(model: Model, out: Path, steps: int) -> dict[str, Any]:
         "sampler": model.kind,
         "steps": steps,
         "times": times,
-        "files": [out.name, weights.name],
+        "files": [out.name, beside.name],
     }
 
 
