@@ -1,0 +1,118 @@
+"""Augmentation in the train step: what it hands on, that it is the same on eight devices, and what it goes with."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sct_jax import config as config_lib
+from sct_jax import models, objectives
+from sct_jax.data import DataSpec
+from sct_jax.data.augment import augment
+from sct_jax.diffusion.process import to_unit_range
+from sct_jax.errors import UserError
+from sct_jax.objectives import Objective, denoising
+from sct_jax.objectives.table import ROWS
+from sct_jax.training import mesh, step
+
+SPEC = DataSpec(8, 1, 10, 64)
+
+
+def make_config(method="edm", **fields):
+    config = config_lib.default_config()
+    config.batch_size, config.seed = 16, 5
+    config.objective.update(ROWS[method])
+    config.model.name, config.model.channels, config.model.num_blocks = "film_mlp", 8, 1
+    config.model.augment_dim, config.data.augment = 9, 0.5
+    for key, value in fields.items():
+        config_lib._set(config, key.replace("__", "."), value)
+    return config_lib.validate(config)
+
+
+def make_batch():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (16, 8, 8, 1))
+    return {"image": jnp.asarray(images, jnp.uint8), "label": jnp.asarray(rng.integers(0, 10, 16), jnp.int32)}
+
+
+def train_step(config, devices=1):
+    network, device_mesh = models.build(config.model, SPEC), mesh.make_mesh(devices)
+    run = jax.jit(step.make_train_step(config, objectives.build(config, network.denoise), device_mesh))
+    state = jax.device_put(step.initial_state(config, network.init(jax.random.key(0))), mesh.replicated(device_mesh))
+    return run(state, jax.device_put(make_batch(), mesh.split_batch(device_mesh)))
+
+
+def test_images_and_labels_follow_from_seed_and_step():
+    config, batch = make_config(), make_batch()
+
+    def draw(images, labels, key, at, references, augment_labels):
+        return {"images": images, "augment_labels": augment_labels}
+
+    def loss(params, context, draws, key):
+        return 0.0 * params["x"] + jnp.zeros(16), {f"{key}_{i}": draws[key][i] for key in draws for i in range(16)}
+
+    run = step.make_train_step(config, Objective(draw, loss), mesh.make_mesh(1))
+    state = step.initial_state(config, {"x": jnp.ones(())})
+    _, metrics = jax.jit(run)(state, batch)
+    key = jax.random.fold_in(jax.random.fold_in(step.room_key(5, step.TRAIN), 0), step.AUGMENT)
+    images, labels = augment(to_unit_range(batch["image"]), key, 0.5)
+    means = lambda name: [metrics[f"{name}_{i}"] for i in range(16)]  # noqa: E731
+    np.testing.assert_allclose(means("images"), images.mean((1, 2, 3)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(means("augment_labels"), labels.mean(1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_eight_devices_are_one():
+    config = make_config()
+    one, metrics = train_step(config)
+    eight, metrics_eight = train_step(config, 8)
+    np.testing.assert_allclose(metrics["loss"], metrics_eight["loss"], rtol=1e-4)
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(eight.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4)
+
+
+def test_the_network_is_told():
+    def denoise(params, x, t, labels, augment_labels=None, dropout_key=None):
+        assert augment_labels is not None
+        return x * 0.0 + augment_labels.sum(1)[:, None, None, None]
+
+    objective = denoising.build(make_config(), denoise)
+    images, labels = jnp.zeros((4, 2, 2, 1)), jnp.arange(36.0).reshape(4, 9)
+    draws = objective.draw(images, jnp.zeros(4, jnp.int32), jax.random.key(0), jnp.int32(0), {}, labels)
+    _, metrics = objective.loss({}, {}, draws, None)
+    np.testing.assert_allclose(metrics["error"], labels.sum(1) ** 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_stable_targets_are_means_over_images_of_the_same_augmentation(conditional):
+    config = make_config("stf", model__conditional=conditional, objective__time_mean=1.0, objective__time_std=0.1)
+    objective = denoising.build(config, None)
+    images = jax.random.normal(jax.random.key(1), (6, 2, 2, 1))
+    classes = jnp.array([0, 0, 0, 1, 1, 1])
+    kinds = jnp.array([0, 0, 1, 1, 2, 3])  # 2 and 3: warped, each like no other
+    told = jnp.zeros((6, 9)).at[:, 2].set(kinds)
+    draws = objective.draw(images, classes, jax.random.key(2), jnp.int32(0), {}, told)
+    squared = ((draws["x_t"][:, None] - images) ** 2).sum((2, 3, 4))
+    sees = (kinds[:, None] == kinds) & ((classes[:, None] == classes) | (not conditional))
+    weights = jax.nn.softmax(jnp.where(sees, -squared / (2 * draws["t"][:, None] ** 2), -jnp.inf))
+    assert weights[0].max() < 0.9  # two images share the first query's labels: its target is a mean
+    np.testing.assert_allclose(draws["target"], jnp.einsum("qr,rhwc->qhwc", weights, images), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(draws["target"][4:], images[4:], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"method": "ect"}, ["ect", "edm and stf"]),
+        ({"model__augment_dim": 0}, ["model.augment_dim = 9"]),
+        ({"data__flip": True}, ["data.flip = False"]),
+        ({"method": "stf", "reference__source": "bank"}, ["reference.source = 'batch'"]),
+        ({"data__augment": 1.5}, ["data.augment", "<= 1"]),
+    ],
+)
+def test_what_it_does_not_go_with_is_one_clear_line(fields, words):
+    with pytest.raises(UserError) as caught:
+        make_config(**fields)
+    assert "config.data.augment" in str(caught.value)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert "\n" not in str(caught.value)
