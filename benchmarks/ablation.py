@@ -23,6 +23,7 @@ from svg import stand_alone
 
 from sct_jax import config as config_lib
 from sct_jax import files
+from sct_jax.errors import UserError
 from sct_jax.evaluation.provenance import provenance
 from sct_jax.evaluation.run import evaluate_checkpoint
 from sct_jax.report.plots import Series, line_chart
@@ -126,13 +127,29 @@ def train_one(args: argparse.Namespace, seed: int, variant: Variant, folder: Pat
     overrides = pairs(args.all) | pairs(args.edm if variant.config == "edm" else args.tune) | variant.overrides
     overrides |= {"seed": str(seed), "init.checkpoint": str(folder / _folder(variant.start)) if variant.start else ""}
     config = config_lib.load_config(ROOT / "configs" / f"{args.data}_{variant.config}.py", overrides)
+    check_same_run(config, workdir)
     train(config, workdir)
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     measured = []
     for sampling in variant.sampling:
         measured += [row | {"sampling": sampling} for row in measure(args, workdir, config, sampling)]
-    curve = [row for row in rows if row["kind"] == "evaluation"]
+    found = {(row["step"], row["sampling_steps"]): row for row in rows if row["kind"] == "evaluation"}  # the last word
+    curve = [found[key] for key in sorted(found)]
     return {"measured": measured, "curve": curve, "seconds": max(row.get("seconds", 0.0) for row in rows)}
+
+
+def check_same_run(config: Any, workdir: Path) -> None:
+    """Raises a UserError when the workdir holds a run of other settings: its name holds those of the variant alone."""
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    before, now = (config_lib.flatten(tree) for tree in (json.loads(path.read_text()), config_lib.to_dict(config)))
+    other = [key for key in now if before.get(key, now[key]) != now[key]]
+    if other:
+        key = other[0]
+        raise UserError(
+            f"{workdir} holds a run with config.{key} = {before[key]!r}, not {now[key]!r}: choose another --runs"
+        )
 
 
 def _folder(variant: Variant) -> str:
@@ -225,6 +242,8 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="OUT.md, OUT.json and, where there are curves, OUT.svg")
     args = parser.parse_args()
     metrics = METRICS["gmm" if args.data.startswith("gmm") else "images"]
+    if args.study == "phases" and args.data.startswith("gmm"):
+        metrics = metrics[-1:]  # the error is to other functions, those of the phases' own edges
     variants = {"edm": EDM, **STUDIES[args.study]}
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
     began = time.time()

@@ -258,7 +258,9 @@ def _check_objective(config: Config) -> None:
             f"grows with the stage, not {objective.pair!r} and {objective.weight!r}"
         )
     if objective.target_decay_adaptive and not grid:
-        raise UserError("config.objective.target_decay_adaptive = True needs objective.pair = 'grid', whose size it follows")
+        raise UserError(
+            "config.objective.target_decay_adaptive = True needs objective.pair = 'grid', whose size it follows"
+        )
     if objective.transition.startswith("teacher") and not objective.teacher:
         raise UserError("config.objective.teacher is empty: name the run of the diffusion model to distil")
 

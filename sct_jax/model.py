@@ -1,7 +1,7 @@
 """A trained model as an object: what ``sct_jax.load`` gives."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from sct_jax import models
 from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
 from sct_jax.interop import weights
-from sct_jax.sampling import generate
+from sct_jax.sampling import generate, guidance
 from sct_jax.sampling.guidance import Guide
 from sct_jax.training import checkpoint
 from sct_jax.training.mesh import make_mesh, replicated
@@ -158,6 +158,23 @@ class Model:
             )
         return UNCONDITIONAL, omega
 
+    def guided(
+        self, guide: "Model | str | Path | None", omega: float | None = None
+    ) -> Callable[[Array, Array, Array | None], Array]:
+        """:meth:`denoise` with its predictions pushed away from the guide's; see :meth:`sample`."""
+        bad, weight = self.check_guide(guide, omega)
+        if bad is None:
+            return self.denoise
+
+        def denoise(x: Array, t: Array, labels: Array | None = None) -> Array:
+            if isinstance(bad, Model):
+                worse = bad.denoise(x, t, labels if bad.config.model.conditional else None)
+            else:
+                worse = self.denoise(x, t)
+            return guidance.guide(self.denoise(x, t, labels), worse, weight)
+
+        return denoise
+
     def _guide(self, bad: "Model | str | None") -> Guide | None:
         if not isinstance(bad, Model):
             return None if bad is None else Guide()
@@ -173,11 +190,15 @@ class Model:
         bad = [label for label in labels if not -1 <= label < self.spec.num_classes]
         if bad or len(labels) == 0:
             raise UserError(f"labels {list(bad)} are out of range: classes go from 0 to {self.spec.num_classes - 1}")
+        if -1 in labels and not self.config.model.label_dropout:
+            raise UserError(
+                "label -1 (none) needs a model trained with config.model.label_dropout > 0; this one is not"
+            )
         return labels
 
 
 def _check_versions(good: Model, bad: Model) -> None:
-    """Raises a UserError unless ``bad`` predicts what ``good`` does: the same images, classes and phases."""
+    """Raises a UserError unless ``bad`` predicts what ``good`` does: the same images, classes, function and phases."""
     shapes = [(m.spec.image_size, m.spec.image_size, m.spec.channels) for m in (good, bad)]
     phases = [generate.phase_edges(m.config).tolist()[:-1] for m in (good, bad)]
     if shapes[0] != shapes[1]:
@@ -186,6 +207,8 @@ def _check_versions(good: Model, bad: Model) -> None:
         what = "it is conditional and this model is not"
     elif bad.config.model.conditional and good.spec.num_classes != bad.spec.num_classes:
         what = f"it has {bad.spec.num_classes} classes, not {good.spec.num_classes}"
+    elif "diffusion" in (good.kind, bad.kind) and good.kind != bad.kind:
+        what = f"it is a {bad.kind} model and this is a {good.kind} model"
     elif phases[0] != phases[1]:
         what = "the edges of its phases are not those of this model"
     else:

@@ -393,6 +393,21 @@ def test_a_config_without_the_defaults_is_told_where_they_are(tmp_path):
     assert "default_config" in message
 
 
+@pytest.mark.parametrize(
+    ("row", "field", "value"),
+    [
+        ("ict", "normalize_stage", True),
+        ("sct", "target_decay_adaptive", True),
+        ("ect", "normalize_stage", True),
+    ],
+)
+def test_a_field_that_the_method_does_not_have_is_refused(row, field, value):
+    config = config_lib.default_config()
+    config.objective.update(ROWS[row] | {field: value})
+    config.objective.weight = "snr" if row == "ect" else config.objective.weight
+    assert f"config.objective.{field} = True needs" in complaint(config_lib.validate, config)
+
+
 @pytest.mark.parametrize(("method", "config"), [("ect", "digits_sct"), ("sct", "digits_ect")])
 def test_a_method_that_its_fields_contradict_is_refused(method, config):
     message = complaint(config_lib.load_config, CONFIG_FILES[0].with_name(f"{config}.py"), {"objective.method": method})

@@ -109,6 +109,25 @@ def test_a_bad_version_is_any_model_of_the_same_images(good, fields):
     np.testing.assert_allclose(good.sample(4, guide=bad, omega=0.5), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("bad", ["unconditional", "another"])
+def test_guided_predictions_are_those_that_sampling_uses(good, bad):
+    guide = fresh_model(1) if bad == "another" else bad
+    prediction = good.guided(guide, 0.5)(start(4), jnp.full(4, 80.0), jnp.arange(4))
+    assert jnp.abs(prediction - good.denoise(start(4), jnp.full(4, 80.0), jnp.arange(4))).max() > 0.01
+    np.testing.assert_allclose(good.sample(4, guide=guide, omega=0.5), np.clip(prediction, -1, 1), atol=1e-4)
+
+
+def test_a_model_that_has_never_seen_a_row_without_label_does_not_sample_one():
+    with pytest.raises(UserError, match=r"label -1 .*label_dropout"):
+        fresh_model().sample(2, labels=[0, -1])
+
+
+def test_a_diffusion_model_does_not_guide_a_consistency_model(good):
+    diffusion = fresh_model(1, objective__method="edm")
+    with pytest.raises(UserError, match="it is a diffusion model and this is a consistency model"):
+        good.sample(2, guide=diffusion)
+
+
 def test_the_unconditional_prediction_guides(good):
     x, t = start(4), jnp.full(4, 80.0)
     conditional, unconditional = good.denoise(x, t, jnp.arange(4)), good.denoise(x, t)

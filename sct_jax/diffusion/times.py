@@ -155,6 +155,9 @@ def phase_edges(phases: int, t_min: float, t_max: float, rho: float = 7.0) -> np
 
 
 def phase_start(t: Array, edges: np.ndarray) -> Array:
-    """The edge ``s_{m−1}`` below each ``t`` of ``(s_{m−1}, s_m]``; above the last edge, the last segment's."""
-    index = jnp.searchsorted(jnp.asarray(edges), t, side="left")
+    """The edge ``s_{m−1}`` below each ``t`` of ``(s_{m−1}, s_m]``; above the last edge, the last segment's.
+
+    A ``t`` that rounding put above an edge (a grid's point that is one, say) belongs to the segment that ends there.
+    """
+    index = jnp.searchsorted(jnp.asarray(edges), t * (1.0 - 1e-5), side="left")
     return jnp.asarray(edges)[jnp.clip(index, 1, len(edges) - 1) - 1]

@@ -76,6 +76,7 @@ def evaluate_checkpoint(
     levels = {str(count): list(model.times(count, eta)) for count in counts}
     bad, omega = model.check_guide(guide, omega)
     options = {"noise": noise, "eta": eta, "guide": bad, "omega": omega}
+    denoise = model.guided(bad, omega)
     config = with_data(model.config, model.spec, data_path, str(checkpoint))
     data, classes = config.data, {} if model.config.model.conditional else {"num_classes": 0}
     where = data_path or data.path
@@ -95,7 +96,7 @@ def evaluate_checkpoint(
         each = []
         for seed in seeds:
             samples = model.sample(num, count, seed, labels, batch_size=batch_size, **options)
-            each.append(measure(evaluator, model.denoise, samples, sample_labels, metrics, seed))
+            each.append(measure(evaluator, denoise, samples, sample_labels, metrics, seed))
         if not each[0]:
             raise UserError(f"--metrics {','.join(metrics or ())}: none applies to an unconditional model")
         results.append(
@@ -105,7 +106,7 @@ def evaluate_checkpoint(
     return {
         "kind": "evaluation",
         "results": results,
-        **({"oracle": [evaluator.curve(model.denoise, int(seed)) for seed in seeds]} if known else {}),
+        **({"oracle": [evaluator.curve(denoise, int(seed)) for seed in seeds]} if known else {}),
         "floor": evaluator.floor(num, seed=0, names=metrics, **({"sample_labels": sample_labels} if known else {})),
         "provenance": provenance(
             checkpoint=str(checkpoint),

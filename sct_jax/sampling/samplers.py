@@ -88,15 +88,12 @@ def image_noise(keys: Array, draw: int, shape: tuple[int, ...]) -> Array:
 
 
 def consistency_times(steps: int, mid_times: Sequence[float], t_max: float) -> tuple[float, ...]:
-    """Descending noise levels of ``steps`` evaluations: ``t_max``, then the configured ``mid_times``.
+    """Descending noise levels of ``steps`` evaluations: ``t_max``, then the configured ``mid_times`` if they are as many.
 
-    Where more levels are asked for than configured, the gap from ``t_max`` down to the smallest is filled evenly in
-    ``ln t``.
+    For another number of steps the levels go from ``t_max`` down to the smallest of them, evenly in ``ln t``.
     """
     mid = sorted(mid_times, reverse=True)
-    if steps == 1:
-        return (t_max,)
-    if len(mid) >= steps - 1:
+    if steps == 1 or len(mid) == steps - 1:
         return (t_max, *mid[: steps - 1])
     low = mid[-1] if mid else 0.8
     return tuple(float(t) for t in np.exp(np.linspace(np.log(t_max), np.log(low), steps)))

@@ -23,6 +23,7 @@ from sct_jax import config as config_lib
 from sct_jax import files
 from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
+from sct_jax.schema import DENOISING
 from sct_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
@@ -43,7 +44,8 @@ class Checkpointer:
         self.workdir, self._folder = workdir, (workdir / FOLDER).absolute()
         self._failed = False
         self._meta = {"config": config_lib.to_dict(config), "spec": asdict(spec)}
-        options = ocp.CheckpointManagerOptions(preservation_policy=_kept(config), enable_async_checkpointing=True)
+        policy = _kept(config, _kept_before(self._folder))
+        options = ocp.CheckpointManagerOptions(preservation_policy=policy, enable_async_checkpointing=True)
         try:
             self._manager = ocp.CheckpointManager(self._folder, options=options, item_names=ITEMS)
         except OSError as error:
@@ -108,8 +110,10 @@ class Checkpointer:
         step = self._manager.latest_step()
         before = config_lib.flatten(read_meta(self._folder / str(step))["config"])
         now = config_lib.flatten(self._meta["config"])
+        grows = now["objective.pair"] == "grid" and now["objective.growth"] != "fixed"  # over the run's length
+        identity = (*IDENTITY, "total_steps") if grows and now["objective.method"] not in DENOISING else IDENTITY
         for key in (key for key in now if before.get(key, now[key]) != now[key]):
-            if key.startswith(IDENTITY) and key not in MAY_CHANGE:
+            if key.startswith(identity) and key not in MAY_CHANGE:
                 raise UserError(
                     f"{self._folder.parent.name} has a run with config.{key} = {before[key]!r}, not {now[key]!r}: use "
                     "another --workdir (with --config.init.checkpoint to start from its weights), or that value"
@@ -153,18 +157,37 @@ def kept_steps(config: config_lib.Config) -> tuple[int, ...]:
     """The steps whose checkpoints ``checkpoint.keep_fractions`` keeps for good, ascending.
 
     Each is the fraction of ``total_steps`` rounded to the nearest multiple of what all periods of the config have in
-    common, for calls of the device end there; at least the first of these, at most the last step of the run.
+    common, for calls of the device end there; at least the first of these. The fraction 1 is the last step of the run.
+
+    Raises:
+      UserError: when two fractions would share a checkpoint, or one below 1 would be the end of the run.
     """
     every, total = math.gcd(*(config[room].every_steps for room in PERIODS)), config.total_steps
-    nearest = (
-        max(1, math.floor(fraction * total / every + 0.5)) * every for fraction in config.checkpoint.keep_fractions
-    )
-    return tuple(sorted({min(step, total) for step in nearest}))
+    fractions = sorted(config.checkpoint.keep_fractions)
+    nearest = [max(1, math.floor(fraction * total / every + 0.5)) * every for fraction in fractions]
+    steps = [total if fraction == 1 else step for step, fraction in zip(nearest, fractions, strict=True)]
+    early = [step for step, fraction in zip(steps, fractions, strict=True) if fraction < 1]
+    if len(set(steps)) < len(set(fractions)) or max(early, default=0) >= total:
+        raise UserError(
+            f"config.checkpoint.keep_fractions = {tuple(fractions)} of {total} steps fall on steps {steps}, for the "
+            f"periods of the config have {every} steps in common: make checkpoint.every_steps and the others smaller"
+        )
+    return tuple(sorted(set(steps)))
 
 
-def _kept(config: config_lib.Config) -> policies.PreservationPolicy:
+def _kept_before(folder: Path) -> set[int]:
+    """The steps that the configs of the checkpoints there, runs of another length perhaps, keep for good."""
+    kept = set()
+    for place in folder.glob("*"):
+        if place.name.isdigit() and (place / "meta").is_dir():
+            with contextlib.suppress(UserError, KeyError):  # a damaged or an old one is dealt with where it is read
+                kept |= set(kept_steps(config_lib.Config(read_meta(place)["config"])))
+    return kept
+
+
+def _kept(config: config_lib.Config, before: set[int]) -> policies.PreservationPolicy:
     keep = config.checkpoint
-    kept = [policies.LatestN(keep.keep), policies.CustomSteps(kept_steps(config))]
+    kept = [policies.LatestN(keep.keep), policies.CustomSteps(sorted({*kept_steps(config), *before}))]
     if keep.keep_every_steps:
         kept.append(policies.EveryNSteps(keep.keep_every_steps))
     return policies.AnyPreservationPolicy(kept)

@@ -21,6 +21,7 @@ from sct_jax import config as config_lib
 from sct_jax.data import DataSpec, make_pipeline, open_source
 from sct_jax.errors import UserError
 from sct_jax.interop import weights as weights_lib
+from sct_jax.schema import DENOISING
 from sct_jax.training import checkpoint, mesh, step
 from sct_jax.training.logs import MetricWriter, Progress
 from sct_jax.training.observer import Observer
@@ -55,6 +56,7 @@ def train(config: config_lib.Config, workdir: str | Path) -> TrainState:
     workdir = Path(workdir)
     device_mesh = mesh.make_mesh(config.mesh.data)
     mesh.check_divides(device_mesh, config.batch_size, config.optimizer.accumulate)
+    checkpoint.kept_steps(config)  # refuses fractions too close, before anything is written
     data = config.data
     source = open_source(data.source, data.path, split=data.split, image_size=data.image_size)
     network = models.build(config.model, source.spec)
@@ -105,17 +107,21 @@ def load_teacher(config: Any, spec: DataSpec) -> objectives.Teacher | None:
     """The diffusion model of ``objective.teacher`` where the transition asks for one.
 
     Raises:
-      UserError: when there is none, or it was trained on images of another shape or with other labels.
+      UserError: when there is none, it is no diffusion model, or its images or labels are others.
     """
     if not config.objective.transition.startswith("teacher"):
         return None
     teacher = weights_lib.load(config.objective.teacher)
-    model = teacher.config.model
+    model, method, name = teacher.config.model, teacher.config.objective.method, config.objective.teacher
+    if method not in DENOISING:
+        raise UserError(f"config.objective.teacher = {name} is no diffusion model: it was trained by {method!r}")
+    if model.conditional and not config.model.conditional:
+        raise UserError(f"config.objective.teacher = {name} is class-conditional: set config.model.conditional = True")
     shape = lambda spec: (spec.image_size, spec.channels, spec.num_classes if model.conditional else 0)  # noqa: E731
     if shape(teacher.spec) != shape(spec):
         raise UserError(
-            f"config.objective.teacher = {config.objective.teacher} was trained on other data: image size, channels "
-            f"and classes are {shape(teacher.spec)} there and {shape(spec)} here"
+            f"config.objective.teacher = {name} was trained on other data: image size, channels and classes are "
+            f"{shape(teacher.spec)} there and {shape(spec)} here"
         )
     return objectives.Teacher(models.build(model, spec).denoise, teacher.params)
 
@@ -329,7 +335,7 @@ class _Signals:
 def print_overview(config: Any, spec: DataSpec, state: TrainState, device_mesh: Any, mode: str) -> None:
     """What is about to run: data, devices, method and network."""
     devices = f"{device_mesh.size} x {device_mesh.devices.flat[0].device_kind}"
-    count = parameter_overview.count_parameters(state.params)
+    count = int(parameter_overview.count_parameters(state.params))  # clu counts a scalar as 1.0
     print(
         f"data      {spec.num_examples:,} images {spec.image_size}x{spec.image_size}x{spec.channels}, "
         f"{spec.num_classes} classes, {mode}\n"

@@ -141,7 +141,7 @@ def test_phases_divide_the_path_from_zero_to_t_max(phases):
 @pytest.mark.parametrize("phases", [1, 4, 8])
 def test_a_time_belongs_to_the_phase_that_ends_at_or_above_it(phases):
     edges = times.phase_edges(phases, 0.002, 80.0)
-    just_above = np.nextafter(edges[:-1], np.float32(np.inf))
+    just_above = edges[:-1] * np.float32(1 + 2e-5) + np.float32(1e-30)
     inside = np.geomspace(1e-4, 79.0, 200).astype(np.float32)
     beyond = np.float32([100.0, 1e4])
     t = np.concatenate([edges[1:], just_above, inside, beyond])
@@ -149,3 +149,12 @@ def test_a_time_belongs_to_the_phase_that_ends_at_or_above_it(phases):
     expected = [edges[:-1], edges[:-1]]  # an edge is the last point of its segment, and above it the next begins
     expected += [[max(s for s in edges if s < value) for value in inside], edges[[-2, -2]]]
     assert np.array_equal(start, np.concatenate(expected))
+
+
+@pytest.mark.parametrize("phases", [2, 4, 5, 8])
+def test_a_grid_point_that_is_an_edge_ends_its_phase_however_it_was_rounded(phases):
+    edges = times.phase_edges(phases, 0.002, 80.0)
+    for intervals in (40, 1280):  # those of iCT
+        index = np.arange(1, phases + 1) * (intervals // phases)
+        t = jax.jit(lambda index, n: times.karras_times(index, n, 0.002, 80.0))(index, np.int32(intervals + 1))
+        assert np.array_equal(times.phase_start(t, edges), edges[:-1])

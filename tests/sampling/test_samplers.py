@@ -115,6 +115,8 @@ def test_the_noise_is_standard_normal():
 def test_times_of_consistency_steps():
     assert samplers.consistency_times(1, (0.821,), 80.0) == (80.0,)
     assert samplers.consistency_times(2, (0.821,), 80.0) == (80.0, 0.821)
+    assert samplers.consistency_times(4, (5.0, 20.0, 0.8), 80.0) == (80.0, 20.0, 5.0, 0.8)
+    assert samplers.consistency_times(2, (5.0, 20.0, 0.8), 80.0) == pytest.approx((80.0, 0.8))
     four = samplers.consistency_times(4, (0.821,), 80.0)
     assert four[0] == pytest.approx(80.0)
     assert four[-1] == pytest.approx(0.821)

@@ -10,6 +10,7 @@ import sct_jax
 from sct_jax import config as config_lib
 from sct_jax import models
 from sct_jax.data import DataSpec
+from sct_jax.errors import UserError
 from sct_jax.objectives.table import ROWS
 from sct_jax.training import checkpoint, loop, step
 
@@ -33,13 +34,22 @@ def make_config(total_steps=20, every=1, **fields):
         (10, 1, (0.25, 0.75), (3, 8)),  # halves go up
         (5000, 100, (0.25, 0.503, 0.76), (1300, 2500, 3800)),  # 1250 lies half way
         (1000, 100, (0.001, 1.0), (100, 1000)),  # no earlier than the first call's end
-        (1009, 100, (0.97, 1.0), (1000, 1009 - 9)),  # 1000 is nearer to the end than 1100
+        (1009, 100, (0.97, 1.0), (1000, 1009)),
         (1060, 100, (1.0,), (1060,)),  # within the run
-        (50, 100, (0.5,), (50,)),
     ],
 )
 def test_the_steps_of_the_fractions(total, every, fractions, steps):
     assert checkpoint.kept_steps(make_config(total, every, keep_fractions=fractions)) == tuple(sorted(set(steps)))
+
+
+@pytest.mark.parametrize(
+    ("total", "every", "fractions"), [(1500, 1000, (0.25, 0.5)), (900, 1000, (0.25,)), (1000, 100, (0.51, 0.52))]
+)
+def test_fractions_that_share_a_step_or_are_the_end_are_refused(tmp_path, total, every, fractions):
+    config = make_config(total, every, keep_fractions=fractions)
+    with pytest.raises(UserError, match=r"keep_fractions = .* fall on steps \[.*make checkpoint.every_steps"):
+        loop.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_steps_divide_as_all_periods_do():
@@ -65,6 +75,13 @@ def test_snapshots_outlive_keep_one(tmp_path):
     assert saved(tmp_path, (21, 22), keep=1, keep_fractions=(0.25, 0.5, 0.75)) == [5, 10, 15, 22]
     assert sct_jax.load(tmp_path / "checkpoints" / "5").step == 5
     assert sct_jax.load(tmp_path).step == 22
+
+
+def test_snapshots_outlive_a_longer_run(tmp_path):
+    fractions = {"keep": 1, "keep_fractions": (0.25, 0.5, 0.75)}
+    saved(tmp_path, range(1, 21), **fractions)
+    assert saved(tmp_path, range(21, 41), total_steps=40, **fractions) == [5, 10, 15, 20, 30, 40]
+    assert saved(tmp_path, range(41, 51), total_steps=50, keep=1) == [5, 10, 15, 20, 30, 50]
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_out_of_memory_says_what_to_make_smaller(tmp_path, monkeypatch):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 34359738368 bytes.\nmore lines")
 
     monkeypatch.setattr(loop.step, "make_dispatch", lambda *arguments: dispatch)
-    with pytest.raises(UserError, match="out of memory: .*34359738368 bytes.; halve config.batch_size") as found:
+    with pytest.raises(UserError, match=r"out of memory: .*34359738368 bytes.; halve config.batch_size") as found:
         loop.train(make_config(), tmp_path / "run")
     assert "\n" not in str(found.value)
 
@@ -161,6 +161,27 @@ def test_a_run_is_not_resumed_as_another(tmp_path):
             loop.train(make_config(total_steps=4, **{key: value}), tmp_path)
     loop.train(make_config(total_steps=2, optimizer__lr=0.5), tmp_path)  # already trained: nothing is rewritten
     assert (tmp_path / "config.json").read_text() == before
+
+
+def test_a_schedule_over_the_length_of_the_run_fixes_it(tmp_path):
+    loop.train(make_config(total_steps=2, **{f"objective__{k}": v for k, v in ROWS["ict"].items()}), tmp_path)
+    with pytest.raises(UserError, match=r"config.total_steps = 2, not 4: use another --workdir"):
+        loop.train(make_config(total_steps=4, **{f"objective__{k}": v for k, v in ROWS["ict"].items()}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"objective__method": "ect", "objective__transition": "sample"}, "is no diffusion model.*'ect'"),
+        ({f"objective__{k}": v for k, v in ROWS["edm"].items()}, "is class-conditional"),
+    ],
+)
+def test_a_teacher_that_cannot_teach_is_refused(tmp_path, fields, problem):
+    loop.train(make_config(total_steps=1, **fields), tmp_path / "teacher")
+    student = {f"objective__{k}": v for k, v in ROWS["cd"].items()}
+    student |= {"objective__teacher": str(tmp_path / "teacher"), "model__conditional": False}
+    with pytest.raises(UserError, match=problem):
+        loop.train(make_config(**student), tmp_path / "student")
 
 
 def test_a_finished_run_gets_what_a_kill_kept_from_it(tmp_path):
