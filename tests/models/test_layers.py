@@ -1,5 +1,7 @@
 """The layers: initialisers, resampling as linear maps, float32 islands."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -148,6 +150,36 @@ def test_attention_softmax_is_float32_under_bfloat16():
     exponentials = [line for line in text.splitlines() if " exp " in line]
     assert exponentials
     assert all("f32" in line for line in exponentials)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 0.03)])
+def test_attention_is_jaxs(dtype, tolerance):
+    q, k, v = ((2 * normal(seed, 2, 10, 2, 16)).astype(dtype) for seed in range(3))
+    theirs = jax.nn.dot_product_attention(q, k, v, implementation="xla")
+    np.testing.assert_allclose(
+        *(np.asarray(a, np.float32) for a in (layers.attention(q, k, v), theirs)), atol=tolerance
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "capability", "dtype", "head_channels", "fused"),
+    [
+        ("NVIDIA H100 80GB HBM3", "9.0", jnp.bfloat16, 64, True),
+        ("NVIDIA H100 80GB HBM3", "9.0", jnp.float32, 64, False),
+        ("NVIDIA H100 80GB HBM3", "9.0", jnp.bfloat16, 256, False),
+        ("NVIDIA H100 80GB HBM3", "9.0", jnp.bfloat16, 12, False),
+        ("NVIDIA TITAN RTX", "7.5", jnp.float16, 64, False),
+        ("cpu", None, jnp.bfloat16, 64, False),
+    ],
+)
+def test_fused_attention_is_for_half_precision_on_gpus(monkeypatch, kind, capability, dtype, head_channels, fused):
+    device = SimpleNamespace(device_kind=kind, **({"compute_capability": capability} if capability else {}))
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    assert layers.has_fused_attention(dtype, head_channels) == fused
+    called = []
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda q, k, v, implementation: called.append(implementation))
+    layers.attention(*(jnp.ones((1, 2, 1, head_channels), dtype) for _ in range(3)))
+    assert called == (["cudnn"] if fused else [])
 
 
 def test_positional_embedding_spans_its_frequencies():
