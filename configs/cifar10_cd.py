@@ -27,6 +27,7 @@ def get_config() -> Config:
     config.model.name = "ddpmpp"
     config.model.conditional = False
     config.model.dropout = 0.0
+    config.model.augment_dim = 9  # of the EDM model it starts from; tuning gives it no labels
     config.model.boundary = "sigma_min"
 
     config.objective.update(ROWS["cd"])

@@ -23,6 +23,7 @@ def get_config() -> Config:
     config.model.name = "ddpmpp"
     config.model.conditional = False
     config.model.dropout = 0.2
+    config.model.augment_dim = 9  # of the EDM model it starts from; tuning gives it no labels
 
     config.objective.update(ROWS["sct"])  # t - r shrinks smoothly, by half in 25,000 steps
 
