@@ -11,6 +11,7 @@ import numpy as np
 from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
 from sct_jax.interop import architecture, originals, torch_files, unpickle
+from sct_jax.interop.allowed import quoted
 from sct_jax.interop.architecture import EDM2_NETWORK
 from sct_jax.interop.modules import Found, class_name, find_network
 
@@ -64,6 +65,9 @@ def _imported(
     path: Path, data: memoryview, kind: str, content: Any, found: Found, method: str, image_size: int
 ) -> Imported:
     arrays = found.state_dict
+    for name, value in arrays.items():
+        if not np.isfinite(value).all():
+            raise UserError(f"the weights {quoted(name)} are not finite: the run behind the file had diverged")
     network = architecture.infer(arrays, image_size)
     loss = content.get("loss_fn") if type(content) is dict else None
     meaning = originals.describe(found.module, loss, network.family, network.image_size, method, path.name)

@@ -1,0 +1,248 @@
+"""Checkpoints made by the originals (make_checkpoints.py): imported, they predict what the originals predict."""
+
+import json
+import lzma
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import sct_jax
+from sct_jax import cards, models
+from sct_jax.errors import UserError
+from sct_jax.evaluation.run import with_data
+from sct_jax.interop import allowed, import_model, import_to, names, read
+from sct_jax.interop.modules import find_network
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+FAST_COMPILE = {"xla_backend_optimization_level": 0}
+
+
+def unpacked(name: str, folder: Path, name_there: str = "") -> Path:
+    """A checkpoint as the original's script leaves it."""
+    path = folder / (name_there or name)
+    path.write_bytes(lzma.decompress((CHECKPOINTS / f"{name}.xz").read_bytes()))
+    return path
+
+
+def largest_error(ours: jax.Array, theirs: np.ndarray) -> float:
+    """The largest difference of a sample over the largest value of that sample, worst sample."""
+    axes = tuple(range(1, theirs.ndim))
+    return float((np.abs(np.asarray(ours) - theirs).max(axes) / np.abs(theirs).max(axes)).max())
+
+
+# File, the arrays beside it, what the config must say.
+FORMATS = {
+    "edm.pkl": ("edm", dict(name="ddpmpp", conditional=True, augment_dim=9, dropout=0.13, boundary="zero")),
+    "ect.pkl": ("ect", dict(name="ddpmpp", encoder="residual", boundary="sigma_min", sigma_min=0.003)),
+    "edm2.pkl": ("edm2", dict(name="edm2", conditional=True, uncertainty_channels=16, dropout=0.1)),
+    "tcm.pkl": ("tcm", dict(name="edm2", uncertainty_channels=0, boundary="zero", dropout_max_resolution=4)),
+    "ct_imagenet.pt": ("openai", dict(name="adm", time_scale=1000.0, boundary="sigma_min", sigma_min=0.002)),
+}
+METHODS = {"edm.pkl": "edm", "ect.pkl": "ect", "edm2.pkl": "edm", "tcm.pkl": "ect", "ct_imagenet.pt": "ct"}
+
+
+SLOW = [pytest.param(file, marks=pytest.mark.slow) for file in ("edm.pkl", "tcm.pkl", "ct_imagenet.pt")]
+
+
+@pytest.mark.parametrize("file", ["ect.pkl", "edm2.pkl", *SLOW])
+def test_an_imported_network_predicts_what_the_original_predicts(file, tmp_path):
+    arrays_of, fields = FORMATS[file]
+    arrays = np.load(CHECKPOINTS / f"{arrays_of}.npz")
+    config, spec, params, _ = import_model(unpacked(file, tmp_path), image_size=8)
+    assert {name: config.model[name] for name in fields} == fields
+    assert config.objective.method == METHODS[file]
+    assert (spec.image_size, spec.channels, config.data.source) == (8, 3, "none")
+    denoise = jax.jit(models.build(config.model, spec).denoise, compiler_options=FAST_COMPILE)
+    output = denoise(params, *(arrays.get(name) for name in ("x", "t", "labels", "augment_labels")))
+    assert largest_error(output, arrays["output"]) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("file", "arrays_of", "kind"),
+    [
+        ("edm.pkl", "edm", "pickle"),
+        ("edm_state_dict.pt", "edm", "PyTorch file"),
+        ("edm_state_dict_legacy.pt", "edm", "PyTorch file (before 1.6)"),
+        ("stf.pkl", "stf", "pickle"),
+        ("ect_training_state.pt", "ect", "PyTorch file"),
+    ],
+)
+def test_every_container_gives_the_originals_state_dict_and_fields(file, arrays_of, kind, tmp_path):
+    imported = read(unpacked(file, tmp_path))
+    arrays = np.load(CHECKPOINTS / f"{arrays_of}.npz")
+    expected = {key.split("/")[1]: arrays[key] for key in arrays.files if key.startswith("weights/")}
+    expected = names.without_prefix(expected)
+    assert imported.state_dict.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(imported.state_dict[name], value)
+    assert imported.source["format"] == kind
+    assert imported.model_fields["channel_mult"] == (1, 2)
+    assert imported.model_fields["attention_resolutions"] == (4,)
+    assert imported.model_fields["resample_filter"] == ((1, 3, 3, 1) if arrays_of == "ect" else (1, 1))
+    assert imported.objective_fields["method"] == ("ect" if arrays_of == "ect" else "edm")
+
+
+def test_the_loss_in_a_snapshot_sets_the_objective(tmp_path):
+    imported = read(unpacked("ect.pkl", tmp_path))
+    assert {name: imported.objective_fields[name] for name in ("q", "k", "time_mean")} == dict(
+        q=256, k=8, time_mean=-1.1
+    )
+    assert imported.sampling_fields == {"mid_times": (0.821,)}
+
+
+def test_what_the_user_says_of_a_state_dict_wins(tmp_path):
+    path = unpacked("edm_state_dict.pt", tmp_path)
+    assert read(path).objective_fields["method"] == "edm"
+    assert any("--method" in note for note in read(path).source["notes"])
+    assert read(path, method="ect").objective_fields["method"] == "ect"
+    with pytest.raises(UserError, match="--method etc: must be one of"):
+        read(path, method="etc")
+
+
+def test_the_image_size_that_weights_do_not_tell_must_be_given(tmp_path):
+    with pytest.raises(UserError, match=r"ct_imagenet.pt: the image size .*--image-size"):
+        read(unpacked("ct_imagenet.pt", tmp_path))
+    path = unpacked("ct_imagenet.pt", tmp_path, "edm_imagenet.pt")
+    imported = read(path, image_size=8)  # by its name, as OpenAI's teachers are called
+    assert (imported.objective_fields["method"], imported.model_fields["boundary"]) == ("edm", "zero")
+
+
+def module(name: str, state: dict | None = None, source: str = "") -> allowed.Inert:
+    """A module without parts."""
+    return allowed.Inert(name, (), {"_parameters": {}, "_buffers": {}, "_modules": {}} | (state or {}), source)
+
+
+@pytest.mark.parametrize("name", ["VPPrecond", "VEPrecond", "iDDPMPrecond", "Unheard"])
+def test_other_preconditioning_is_refused_by_its_name(name, tmp_path):
+    content = lzma.decompress((CHECKPOINTS / "edm.pkl.xz").read_bytes())
+    old, new = b"\x8c\nEDMPrecond", b"\x8c" + bytes([len(name)]) + name.encode()
+    assert old in content
+    path = tmp_path / "other.pkl"
+    path.write_bytes(content.replace(old, new))
+    with pytest.raises(UserError, match=rf"other.pkl: the network is .*{name}"):
+        read(path)
+
+
+def test_weights_that_lack_an_array_say_which(tmp_path):
+    path = unpacked("edm_state_dict.pt", tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"map_layer1.bias", b"map_layer9.bias"))
+    with pytest.raises(UserError, match=r"missing \(map_layer1.bias\).*too many \(map_layer9.bias\)"):
+        import_model(path)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    imported = read(unpacked("edm.pkl", tmp_path))
+    arrays = {name: np.array(value) for name, value in imported.state_dict.items()}
+    arrays["map_layer0.bias"][0] = np.nan
+    save_safetensors(tmp_path / "nan.safetensors", arrays)
+    with pytest.raises(UserError, match=r"map_layer0\.bias' are not finite"):
+        read(tmp_path / "nan.safetensors")
+
+
+def save_safetensors(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    from safetensors.numpy import save_file
+
+    save_file(arrays, path)
+
+
+def test_safetensors_hold_the_same_network(tmp_path):
+    imported = read(unpacked("edm_state_dict.pt", tmp_path))
+    save_safetensors(tmp_path / "m.safetensors", {f"model.{k}": np.array(v) for k, v in imported.state_dict.items()})
+    again = read(tmp_path / "m.safetensors")
+    assert again.model_fields == imported.model_fields
+    assert all(np.array_equal(again.state_dict[k], v) for k, v in imported.state_dict.items())
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "m.safetensors").read_bytes()[:-8])
+    with pytest.raises(UserError, match="safetensors file is damaged or cut short"):
+        read(tmp_path / "cut.safetensors")
+
+
+def test_modules_that_contain_each_other_are_refused():
+    inner = module("A")
+    inner.state["_modules"]["self"] = inner
+    with pytest.raises(UserError, match="without end"):
+        find_network(inner)
+    layers = [module("A")]
+    for _ in range(25):
+        layers.append(module("A", {"_modules": {"a": layers[-1], "b": layers[-1]}}))
+    with pytest.raises(UserError, match="without end"):
+        find_network(layers[-1])
+
+
+def test_an_imported_checkpoint_is_sampled_from_in_one_command(tmp_path, sct_jax_command):
+    source, out = unpacked("ect.pkl", tmp_path), tmp_path / "out" / "imported"
+    assert sct_jax_command("import", "--source", source, "--out", out).status == 0
+    samples = tmp_path / "samples.npz"
+    assert sct_jax_command("sample", "--checkpoint", out, "--num", 2, "--out", samples).status == 0
+    assert np.load(samples)["images"].shape == (2, 8, 8, 3)
+    in_memory = sct_jax.load(source)
+    assert (in_memory.kind, in_memory.profile, in_memory.config.sampling.mid_times) == ("consistency", "raw", (0.821,))
+
+    card = json.loads((out / cards.FILE).read_text())
+    assert card["source"]["class"] == "ECMPrecond"
+    assert card["weights_sha256"] == cards.hash_weights(in_memory.params)
+    assert "exists already" in sct_jax_command("import", "--source", source, "--out", out).complaint
+    with pytest.raises(UserError, match="--data-path"):
+        with_data(in_memory.config, in_memory.spec, "", str(out))
+    assert with_data(in_memory.config, in_memory.spec, "digits", str(out)).data.source == "digits"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("missing.pkl", None, "cannot read"),
+        ("empty.pkl", b"", "is empty"),
+        ("page.pkl", b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "a web page"),
+        ("pointer.pkl", b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS"),
+        ("text.pt", b"these are no weights", "not a checkpoint"),
+        ("plain.pkl", b"\x80\x04}.", "no network in it"),
+        ("array.pt", b"\x93NUMPY\x01\x00", "numpy array"),
+        ("flax", b"\x84\xa4step\x00", "Flax"),
+        ("image.pt", b"PK\x03\x04", "cut short"),
+    ],
+)
+def test_what_is_no_checkpoint_is_one_line(name, content, says, tmp_path, sct_jax_command):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    complaint = sct_jax_command("import", "--source", path, "--out", tmp_path / "out").complaint
+    assert says in complaint
+    assert str(path) in complaint
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_and_a_cut_file_are_one_line(tmp_path, sct_jax_command):
+    assert "is a folder" in sct_jax_command("import", "--source", tmp_path, "--out", tmp_path / "out").complaint
+    path = unpacked("edm.pkl", tmp_path)
+    path.write_bytes(path.read_bytes()[:100_000])
+    assert "cut short" in sct_jax_command("import", "--source", path, "--out", tmp_path / "out").complaint
+
+
+def test_a_run_that_starts_from_an_imported_file_says_so(tmp_path, tiny_run):
+    from sct_jax.interop import weights
+
+    found = weights.load(unpacked("edm.pkl", tmp_path))
+    expected = jax.tree.map(np.asarray, found.params)
+    without = {name: part for name, part in expected.items() if name != "map_augment"}
+    assert weights.start_from(found, without).keys() == without.keys()
+    assert "map_augment" in weights.start_from(found, expected)
+    assert weights.source(found)["card"]["source"]["sha256"] == found.card["source"]["sha256"]
+    run = cards.read(tiny_run)
+    assert run["source"] is None
+    assert run["config"]["total_steps"] == 4
+    with pytest.raises(UserError, match="taken as they are"):
+        weights.load(tmp_path / "edm.pkl", "power:0.05")
+
+
+@pytest.mark.slow
+def test_an_import_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    path = unpacked("edm.pkl", tmp_path)
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cards, "write", fail)
+    with pytest.raises(UserError, match="No space left"):
+        import_to(path, tmp_path / "out")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["edm.pkl"]
