@@ -27,7 +27,7 @@ class Budget:
 
     def __init__(self, size: int):
         self.opcodes = MOST_OPCODES
-        self.copies = self.claims = 2 * size + (1 << 20)
+        self.copies = self.claims = 4 * size + (1 << 20)
         self.depth = LARGEST_PICKLE_IN_PICKLE
 
     def spend_opcode(self) -> None:
