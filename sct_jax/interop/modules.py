@@ -8,8 +8,10 @@ from sct_jax.errors import UserError
 from sct_jax.interop.allowed import Inert, quoted
 from sct_jax.interop.names import without_prefix
 
-# Where training scripts keep the network, the averaged one first.
-PARTS = ("ema", "net", "model", "ema_model", "state_dict", "model_state_dict", "network", "emas")
+# Where training scripts keep the network: averages first, then what may be either, then the weights being trained.
+AVERAGES = ("ema", "ema_model", "ema_state", "online_ema_state", "emas")
+TRAINED = ("net", "model", "network")
+PARTS = (*AVERAGES, "state_dict", "model_state_dict", *TRAINED)
 MOST_MODULES = 100_000
 DEEPEST_MODULE = 32
 
@@ -21,11 +23,13 @@ class Found(NamedTuple):
       state_dict: its arrays by name, without prefixes that wrappers put before all names.
       module: its description; None for a mere state_dict.
       part: where in the file it was.
+      notes: what the file has beside it, as far as that was a choice.
     """
 
     state_dict: dict[str, np.ndarray]
     module: Inert | None
     part: str
+    notes: tuple[str, ...] = ()
 
 
 def find_network(content: Any, part: str = "") -> Found | None:
@@ -39,11 +43,29 @@ def find_network(content: Any, part: str = "") -> Found | None:
     if part.count(".") > 2:
         return None
     if type(content) is list and content:
-        return find_network(content[0], f"{part}.0")
+        found = find_network(content[0], f"{part}.0")
+        return _noted(found, f"the first of {len(content)} averages") if found and len(content) > 1 else found
     for name in PARTS if type(content) is dict else ():
         found = find_network(content.get(name), f"{part}.{name}".lstrip("."))
         if found is not None:
-            return found
+            if name in TRAINED and not part:
+                found = _noted(found, f"the weights are {name!r}: those being trained, the file has no average of them")
+            return found._replace(module=found.module or _module_of(content, found.state_dict))
+    return None
+
+
+def _noted(found: Found, note: str) -> Found:
+    return found._replace(notes=(*found.notes, note))
+
+
+def _module_of(content: dict, arrays: dict[str, np.ndarray]) -> Inert | None:
+    """The description of the network whose averages are a mere state_dict beside it."""
+    for name in TRAINED:
+        module = content.get(name)
+        if type(module) is Inert and type(module.state.get("_modules")) is dict:
+            module = _unwrapped(module)
+            if without_prefix(state_dict(module)).keys() == arrays.keys():
+                return module
     return None
 
 

@@ -8,10 +8,11 @@ import numpy as np
 
 from sct_jax.errors import UserError
 from sct_jax.interop.allowed import Inert, quoted
+from sct_jax.interop.architecture import Architecture
 from sct_jax.interop.modules import class_name, submodule
 from sct_jax.objectives.table import ROWS
 
-# The method that trained what a class preconditions: EDM and STF, ECT and TCM, EDM2.
+# The method that trained what a class preconditions: EDM and STF, ECT and TCM, EDM2 (but see _without_head).
 PRECONDITIONERS = {"EDMPrecond": "edm", "ECMPrecond": "ect", "Precond": "edm"}
 OTHER_PRECONDITIONERS = {"VPPrecond": "VP", "VEPrecond": "VE", "iDDPMPrecond": "iDDPM"}
 NETWORKS = ("SongUNet", "DhariwalUNet", "EDM2UNet", "UNet")
@@ -44,14 +45,13 @@ class Meaning(NamedTuple):
     notes: list[str]
 
 
-def describe(module: Inert | None, loss: Any, family: str, image_size: int, method: str, file_name: str) -> Meaning:
+def describe(module: Inert | None, loss: Any, network: Architecture, method: str, file_name: str) -> Meaning:
     """What the classes of a file, or for a mere state_dict its name and ``method``, say about a network.
 
     Args:
       module: the description of the network with its preconditioner; None for a state_dict.
       loss: that of the loss, where the file has one.
-      family: see :class:`sct_jax.interop.architecture.Architecture`.
-      image_size: of the network.
+      network: what the weights alone tell.
       method: what the user says trained it; empty: what the file says.
       file_name: of the file; OpenAI's tell the method by it.
 
@@ -69,9 +69,19 @@ def describe(module: Inert | None, loss: Any, family: str, image_size: int, meth
         )
     if name and name not in (*PRECONDITIONERS, *NETWORKS):
         raise UserError(f"the network is of class {quoted(name)}, which is not known; known are {_known()}")
-    chosen = method or LOSSES.get(class_name(loss)) or PRECONDITIONERS.get(name) or _guess(family, file_name, notes)
+    family = network.family
+    chosen = method or LOSSES.get(class_name(loss)) or _without_head(name, network, notes)
+    chosen = chosen or PRECONDITIONERS.get(name) or _guess(family, file_name, notes)
     model = _options(module, family) | _preconditioning(module, family, chosen, notes)
-    return Meaning(model, _objective(chosen, loss, notes), _sampling(chosen, family, image_size), notes)
+    return Meaning(model, _objective(chosen, loss, notes), _sampling(chosen, family, network.image_size), notes)
+
+
+def _without_head(name: str, network: Architecture, notes: list[str]) -> str:
+    """ECT on ImageNet-64 keeps the name of EDM2's preconditioner, but not its head, and no loss in its snapshots."""
+    if name != "Precond" or network.fields.get("uncertainty_channels"):
+        return ""
+    notes.append("EDM2's preconditioner without its uncertainty head: taken as ect; otherwise give --method edm")
+    return "ect"
 
 
 def _guess(family: str, file_name: str, notes: list[str]) -> str:

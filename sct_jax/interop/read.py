@@ -70,7 +70,7 @@ def _imported(
             raise UserError(f"the weights {quoted(name)} are not finite: the run behind the file had diverged")
     network = architecture.infer(arrays, image_size)
     loss = content.get("loss_fn") if type(content) is dict else None
-    meaning = originals.describe(found.module, loss, network.family, network.image_size, method, path.name)
+    meaning = originals.describe(found.module, loss, network, method, path.name)
     if network.family == "edm2":
         arrays = {_edm2_name(name): value for name, value in arrays.items()}
     source = {
@@ -80,7 +80,7 @@ def _imported(
         "format": kind,
         "part": found.part,
         "class": class_name(found.module),
-        "notes": meaning.notes,
+        "notes": [*found.notes, *meaning.notes],
     }
     spec = DataSpec(network.image_size, network.channels, network.num_classes, 0)
     fields = network.fields | meaning.model

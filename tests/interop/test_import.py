@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import sys
 from pathlib import Path
 
 import jax
@@ -99,6 +100,57 @@ def test_what_the_user_says_of_a_state_dict_wins(tmp_path):
     assert read(path, method="ect").objective_fields["method"] == "ect"
     with pytest.raises(UserError, match="--method etc: must be one of"):
         read(path, method="etc")
+
+
+def edm2_without_head(name: str = "training.networks_edm2.Precond") -> allowed.Inert:
+    """EDM2's preconditioner as ECT has it on ImageNet-64."""
+    arrays = {
+        "enc.8x8_conv.weight": (8, 4, 3, 3),
+        "enc.8x8_block0.conv_res1.weight": (8, 8, 3, 3),
+        "emb_noise.weight": (8, 8),
+        "out_conv.weight": (3, 8, 3, 3),
+    }
+    unet = module("training.networks_edm2.UNet")
+    unet.state["_parameters"] = {key: np.zeros(shape, np.float32) for key, shape in arrays.items()}
+    return module(name, {"_modules": {"unet": unet}, "sigma_data": 0.5})
+
+
+def read_content(content: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **options):
+    """What a pickle of ``content`` is read as."""
+    reader = sys.modules["sct_jax.interop.read"]
+    monkeypatch.setattr(reader, "_contents", lambda data: ("pickle", content))
+    (tmp_path / "net.pkl").write_bytes(b"content")
+    return reader.read(tmp_path / "net.pkl", **options)
+
+
+def test_edm2_without_its_head_is_ect_unless_its_loss_is_there(monkeypatch, tmp_path):
+    net = edm2_without_head()
+    imported = read_content({"ema": net}, monkeypatch, tmp_path)
+    assert imported.objective_fields["method"] == "ect"
+    assert (imported.model_fields["boundary"], imported.sampling_fields) == ("zero", {"mid_times": (1.526,)})
+    assert any("taken as ect" in note for note in imported.source["notes"])
+    loss = allowed.Inert("training.training_loop.EDM2Loss")
+    for content, method in (({"ema": net, "loss_fn": loss}, ""), ({"ema": net}, "edm")):
+        imported = read_content(content, monkeypatch, tmp_path, method=method)
+        assert (imported.objective_fields["method"], imported.source["notes"]) == ("edm", [])
+
+
+def test_averages_of_training_states_come_first_and_what_was_chosen_is_said(monkeypatch, tmp_path):
+    net = edm2_without_head()
+    raw = find_network(net).state_dict
+    online, narrow, wide = ({name: value + i for name, value in raw.items()} for i in (1, 2, 3))
+    content = {"net": net, "optimizer_state": {}, "online_ema_state": online}
+    found = find_network(content)
+    assert (found.part, found.module, found.notes) == ("online_ema_state", net, ())
+    np.testing.assert_array_equal(found.state_dict["unet.emb_noise.weight"], 1)
+    found = find_network(content | {"ema_state": {"stds": [0.05, 0.1], "emas": [narrow, wide]}})
+    assert (found.part, found.module) == ("ema_state.emas.0", net)
+    np.testing.assert_array_equal(found.state_dict["unet.emb_noise.weight"], 2)
+    imported = read_content(content | {"ema_state": {"emas": [narrow, wide]}}, monkeypatch, tmp_path)
+    assert (imported.objective_fields["method"], imported.source["class"]) == ("ect", "Precond")
+    assert "the first of 2 averages" in imported.source["notes"]
+    imported = read_content({"net": net, "optimizer_state": {}}, monkeypatch, tmp_path)
+    assert any("those being trained" in note for note in imported.source["notes"])
 
 
 def test_the_image_size_that_weights_do_not_tell_must_be_given(tmp_path):
@@ -225,8 +277,13 @@ def test_a_run_that_starts_from_an_imported_file_says_so(tmp_path, tiny_run):
     found = weights.load(unpacked("edm.pkl", tmp_path))
     expected = jax.tree.map(np.asarray, found.params)
     without = {name: part for name, part in expected.items() if name != "map_augment"}
-    assert weights.start_from(found, without).keys() == without.keys()
-    assert "map_augment" in weights.start_from(found, expected)
+    assert weights.start_from(found, without, found.config.model).keys() == without.keys()
+    assert "map_augment" in weights.start_from(found, expected, found.config.model)
+    other = found.config.model.copy_and_resolve_references()
+    with other.unlocked():
+        other.sigma_data = 0.3
+    with pytest.raises(UserError, match=r"trained with model.sigma_data = 0.5, not 0.3"):
+        weights.start_from(found, expected, other)
     assert weights.source(found)["card"]["source"]["sha256"] == found.card["source"]["sha256"]
     run = cards.read(tiny_run)
     assert run["source"] is None
