@@ -15,6 +15,8 @@ from sct_jax.errors import UserError
 
 Shapes = dict[str, tuple[int, ...]]
 EDM2_NETWORK = "unet."
+MOST_TAPS = 16  # of a resampling filter
+MOST_LEVELS, MOST_BLOCKS = 12, 64
 
 
 class Architecture(NamedTuple):
@@ -116,7 +118,7 @@ def _openai(shapes: Shapes, image_size: int) -> Architecture:
     blocks = sum(name.endswith(".0.in_layers.2.weight") for name in shapes if name.startswith("output_blocks."))
     if any(re.fullmatch(r"(input|output)_blocks\.\d+\.\d\.(op|conv)\.weight", name) for name in shapes):
         raise UserError("the network resamples by plain convolutions (resblock_updown False): not supported")
-    num_blocks = (ends[0] if ends else blocks - 1) or 1
+    num_blocks = _checked_blocks(len(ends) + 1, (ends[0] if ends else blocks - 1) or 1)
     firsts = [f"input_blocks.{1 + level * (num_blocks + 1)}" for level in range(len(ends) + 1)]
     widths = [shapes[f"{first}.0.out_layers.3.weight"][0] for first in firsts]
     mult = tuple(_ratio(width, channels) for width in widths)
@@ -150,12 +152,19 @@ def _conditioning(shapes: Shapes, label: str) -> dict[str, Any]:
 def _levels(shapes: Shapes, sizes: list[int], channels: int, last: str, attention: str) -> dict[str, Any]:
     """The fields that repeat at each resolution; ``last`` is the last convolution of a block."""
     first = f"enc.{_pixels(sizes[0])}_block"
+    num_blocks = _checked_blocks(len(sizes), sum(name.startswith(first) and name.endswith(last) for name in shapes))
     return {
         "channels": channels,
         "channel_mult": tuple(_ratio(shapes[f"enc.{_pixels(size)}_block0.{last}"][0], channels) for size in sizes),
-        "num_blocks": sum(name.startswith(first) and name.endswith(last) for name in shapes),
+        "num_blocks": num_blocks,
         "attention_resolutions": tuple(size for size in sizes if f"enc.{_pixels(size)}_block0.{attention}" in shapes),
     }
+
+
+def _checked_blocks(levels: int, blocks: int) -> int:
+    if levels > MOST_LEVELS or blocks > MOST_BLOCKS:
+        raise UserError(f"the network has {levels} levels of {blocks} blocks: it is none that is known here")
+    return blocks
 
 
 def _resolutions(shapes: Shapes) -> list[int]:
@@ -183,9 +192,13 @@ def _resample_filter(arrays: Mapping[str, np.ndarray], otherwise: tuple[int, ...
     window = next((value for name, value in arrays.items() if name.endswith("resample_filter")), None)
     if window is None:
         return otherwise
+    shape = np.shape(window)
+    if len(shape) != 4 or shape[:2] != (1, 1) or shape[2] != shape[3] or not 1 <= shape[2] <= MOST_TAPS:
+        raise UserError(f"the resampling filter is not square, or of more than {MOST_TAPS} taps: not supported")
     taps = np.asarray(window, np.float64)[0, 0].sum(0)
-    whole = np.rint(taps / taps[0])
-    if not np.allclose(taps / taps[0], whole, rtol=1e-3):
+    ratios = taps / taps[0] if taps[0] else np.full_like(taps, np.nan)
+    whole = np.rint(ratios)
+    if not np.allclose(ratios, whole, rtol=1e-3):
         raise UserError("the resampling filter has taps that are no whole multiples of its first: not supported")
     return tuple(int(tap) for tap in whole)
 

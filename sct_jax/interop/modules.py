@@ -12,8 +12,9 @@ from sct_jax.interop.names import without_prefix
 AVERAGES = ("ema", "ema_model", "ema_state", "online_ema_state", "emas")
 TRAINED = ("net", "model", "network")
 PARTS = (*AVERAGES, "state_dict", "model_state_dict", *TRAINED)
-MOST_MODULES = 100_000
+MOST_PARTS = 100_000  # modules, parameters and buffers of a network; the largest have some thousands
 DEEPEST_MODULE = 32
+LONGEST_NAME = 300
 
 
 class Found(NamedTuple):
@@ -38,6 +39,7 @@ def find_network(content: Any, part: str = "") -> Found | None:
         module = _unwrapped(content)
         return Found(without_prefix(state_dict(module)), module, part)
     if type(content) is dict and content and all(_is_parameter(item) for item in content.items()):
+        _check_names("", content)
         arrays = {name.replace("_orig_mod.", ""): value for name, value in content.items()}
         return Found(without_prefix(arrays), None, part)
     if part.count(".") > 2:
@@ -90,21 +92,28 @@ def state_dict(module: Inert) -> dict[str, np.ndarray]:
     waiting, seen = [("", module)], 0
     while waiting:
         prefix, node = waiting.pop()
-        seen += 1
-        if seen > MOST_MODULES or prefix.count(".") > DEEPEST_MODULE or len(prefix) > 1000:
+        parts = [_dict(node, kind) for kind in ("_parameters", "_buffers", "_modules")]
+        seen += 1 + sum(map(len, parts))
+        if seen > MOST_PARTS or prefix.count(".") > DEEPEST_MODULE:
             raise UserError("the modules of the file contain each other without end: it is damaged or no checkpoint")
+        parameters, buffers, modules = parts
+        _check_names(prefix, *parts)
         transient = node.state.get("_non_persistent_buffers_set")
         transient = transient if type(transient) is set else ()
-        own = _dict(node, "_parameters") | {
-            name: value for name, value in _dict(node, "_buffers").items() if name not in transient
-        }
+        own = parameters | {name: value for name, value in buffers.items() if name not in transient}
         for name, value in own.items():
             if type(value) is np.ndarray:
                 arrays[f"{prefix}{name}"] = value
-        for name, inner in _dict(node, "_modules").items():
+        for name, inner in modules.items():
             if type(inner) is Inert:
                 waiting.append((f"{prefix}{name}.", inner))
     return arrays
+
+
+def _check_names(prefix: str, *parts: dict[str, Any]) -> None:
+    longest = max((len(name) for part in parts for name in part), default=0)
+    if len(prefix) + longest > LONGEST_NAME:
+        raise UserError(f"the weights have names of more than {LONGEST_NAME} characters: the file is no checkpoint")
 
 
 def _is_parameter(item: tuple[Any, Any]) -> bool:

@@ -5,6 +5,7 @@ it, how the array changes. Numpy in, numpy out: PyTorch is not needed. PyTorch's
 [out, in]; ours are HWIO and [in, out].
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ Path = tuple[str, ...]
 StateDict = Mapping[str, Array]
 # What wrappers put before every name: a preconditioner (NVIDIA), a trainer, data parallelism.
 PREFIXES = ("module.", "model.", "net.")
+MOST_PREFIXES = 8
+LARGEST_STAND_IN = 1 << 24
 
 
 class Layout(NamedTuple):
@@ -91,7 +94,8 @@ def import_params(
         expected = None if shapes is None else tuple(_at(shapes, path))
         value = _converted(layout, np.asarray(arrays[name], np.float32), expected)
         if value is None:
-            wrong.append((name, np.shape(arrays[name]), _original_shape(layout, expected)))
+            shape = None if wrong else _original_shape(layout, expected)  # the first one is shown
+            wrong.append((name, np.shape(arrays[name]), shape))
         else:
             _put(params, path, value)
     if wrong or (strict and (missing or extra)):
@@ -122,7 +126,10 @@ def export_state_dict(
 def without_prefix(state_dict: StateDict) -> dict[str, Array]:
     """The same arrays without the prefixes (of PREFIXES, one after the other) that all names start with."""
     arrays = dict(state_dict)
-    while found := [prefix for prefix in PREFIXES if arrays and all(name.startswith(prefix) for name in arrays)]:
+    for _ in range(MOST_PREFIXES):
+        found = [prefix for prefix in PREFIXES if arrays and all(name.startswith(prefix) for name in arrays)]
+        if not found:
+            break
         arrays = {name.removeprefix(found[0]): value for name, value in arrays.items()}
     return arrays
 
@@ -158,7 +165,7 @@ def _converted(layout: Layout, array: Array, expected: tuple[int, ...] | None) -
 
 
 def _original_shape(layout: Layout, expected: tuple[int, ...] | None) -> tuple[int, ...] | None:
-    """The shape that the original's array should have had."""
-    if expected is None:
+    """The shape that the original's array should have had; None when it is not worth a stand-in of that size."""
+    if expected is None or math.prod(expected) > LARGEST_STAND_IN:
         return None
     return layout.to_original(np.broadcast_to(np.float32(0), expected)).shape

@@ -95,10 +95,9 @@ def _guess(family: str, file_name: str, notes: list[str]) -> str:
 def _options(module: Inert | None, family: str) -> dict[str, Any]:
     arguments = _arguments(module)
     for name, expected in _FIXED.items():
-        if name in arguments and arguments[name] != expected:
-            raise UserError(
-                f"the network was made with {name}={str(arguments[name])[:40]}: only {expected} is supported"
-            )
+        given = arguments.get(name, expected)
+        if type(given) not in (bool, int, float, str) or given != expected:
+            raise UserError(f"the network was made with {name}={_shown(given)}: only {expected} is supported")
     fields: dict[str, Any] = {"dropout": _EDM_DROPOUT} if module is not None and family == "edm" else {}
     fields |= {ours: _number(theirs, arguments[theirs]) for theirs, ours in _OPTIONS.items() if theirs in arguments}
     if family == "edm2":
@@ -107,6 +106,13 @@ def _options(module: Inert | None, family: str) -> dict[str, Any]:
         resolutions = _integers("dout_resolutions", arguments.get("dout_resolutions", ()))
         fields["dropout_max_resolution"] = max(resolutions, default=0)
     return fields
+
+
+def _shown(value: Any) -> str:
+    """A value of the file for a message: a scalar as it is, of all else the type."""
+    if type(value) in (bool, float, str) or (type(value) is int and abs(value) < 2**64):
+        return quoted(value) if type(value) is str else str(value)
+    return f"an object of type {type(value).__name__}"
 
 
 def _arguments(module: Inert | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import hashlib
 import mmap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,9 @@ from sct_jax.interop import architecture, originals, torch_files, unpickle
 from sct_jax.interop.allowed import quoted
 from sct_jax.interop.architecture import EDM2_NETWORK
 from sct_jax.interop.modules import Found, class_name, find_network
+
+# Encoders of EDM2's snapshots whose images are no pictures.
+LATENT_ENCODERS = ("StabilityVAEEncoder",)
 
 
 class Imported(NamedTuple):
@@ -73,6 +77,11 @@ def _imported(
     meaning = originals.describe(found.module, loss, network, method, path.name)
     if network.family == "edm2":
         arrays = {_edm2_name(name): value for name, value in arrays.items()}
+    spec = DataSpec(network.image_size, network.channels, network.num_classes, 0)
+    latents = class_name(content.get("encoder") if type(content) is dict else None) in LATENT_ENCODERS
+    if latents or network.channels not in (1, 3):
+        spec = replace(spec, dtype="float32")
+        meaning.notes.append("the network makes latents, not pictures: there is no decoder for them here")
     source = {
         "path": str(path),
         "sha256": hashlib.sha256(data).hexdigest(),
@@ -82,7 +91,6 @@ def _imported(
         "class": class_name(found.module),
         "notes": [*found.notes, *meaning.notes],
     }
-    spec = DataSpec(network.image_size, network.channels, network.num_classes, 0)
     fields = network.fields | meaning.model
     return Imported(network.family, fields, spec, arrays, meaning.objective, meaning.sampling, source)
 

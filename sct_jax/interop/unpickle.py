@@ -5,7 +5,8 @@ opcodes move plain data on a stack; a name of the file is looked up in a closed 
 of functions of this package, and a name that is not in it ends the reading. No attribute of any object is read or set.
 
 The cost is bounded by the size of the file: a :class:`Budget` limits opcodes, what is copied and what arrays claim to
-hold; keys of dicts are scalars, so that hashing them is cheap; nothing here recurses into what was read.
+hold; keys of dicts are strings and small numbers, so that hashing them is cheap; nothing here recurses into what was
+read.
 """
 
 import pickletools
@@ -151,7 +152,7 @@ class _Machine:
 
     def make_frozenset(self, _: Any) -> None:
         items = self._above_mark()
-        self.stack.append(frozenset(_key(item) for item in items))
+        self.stack.append(frozenset(allowed.key_of(item) for item in items))
 
     def append(self, _: Any) -> None:
         self._extend([self.stack.pop()])
@@ -177,16 +178,16 @@ class _Machine:
         if type(target) is not dict or len(items) % 2:
             raise ValueError("no dict to put items into")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            target[_key(key)] = value
+            target[allowed.key_of(key)] = value
 
     def add_items(self, _: Any) -> None:
         items, target = self._above_mark(), self.stack[-1]
         if type(target) is not set:
             raise ValueError("no set to add to")
-        target.update(_key(item) for item in items)
+        target.update(allowed.key_of(item) for item in items)
 
     def put(self, index: int) -> None:
-        self.memo[index] = self.stack[-1]
+        self.memo[allowed.key_of(index)] = self.stack[-1]
 
     def memoize(self, _: Any) -> None:
         self.memo[len(self.memo)] = self.stack[-1]
@@ -227,15 +228,6 @@ class _Machine:
         if self.persistent is None:
             raise UserError("the pickle asks for objects outside of it: it was not read")
         self.stack.append(self.persistent(self.stack.pop()))
-
-
-def _key(key: Any) -> Any:
-    """A key of a dict or an item of a set: what is hashed in a bounded time."""
-    parts = key if type(key) is tuple and len(key) <= 8 else (key,)
-    for part in parts:
-        if not (part is None or type(part) in (str, bytes, float, bool) or (type(part) is int and abs(part) < 2**64)):
-            raise UserError("the pickle has dict keys or set items other than strings and numbers: it was not read")
-    return key
 
 
 _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {

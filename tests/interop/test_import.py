@@ -14,7 +14,7 @@ from sct_jax import cards, models
 from sct_jax.errors import UserError
 from sct_jax.evaluation.run import with_data
 from sct_jax.interop import allowed, import_model, import_to, names, read
-from sct_jax.interop.modules import find_network
+from sct_jax.interop.modules import find_network, submodule
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
@@ -153,6 +153,20 @@ def test_averages_of_training_states_come_first_and_what_was_chosen_is_said(monk
     assert any("those being trained" in note for note in imported.source["notes"])
 
 
+@pytest.mark.parametrize("latents", ["channels", "encoder"])
+def test_latents_are_no_pictures(latents, monkeypatch, tmp_path):
+    net, content = edm2_without_head(), {}
+    if latents == "channels":
+        submodule(net, "unet").state["_parameters"]["out_conv.weight"] = np.zeros((4, 8, 3, 3), np.float32)
+    else:
+        content = {"encoder": allowed.Inert("training.encoders.StabilityVAEEncoder")}
+    imported = read_content({"ema": net} | content, monkeypatch, tmp_path)
+    assert imported.spec.dtype == "float32"
+    assert any("no decoder" in note for note in imported.source["notes"])
+    pictures = read_content({"ema": edm2_without_head()}, monkeypatch, tmp_path)
+    assert pictures.spec.dtype == "uint8"
+
+
 def test_the_image_size_that_weights_do_not_tell_must_be_given(tmp_path):
     with pytest.raises(UserError, match=r"ct_imagenet.pt: the image size .*--image-size"):
         read(unpacked("ct_imagenet.pt", tmp_path))
@@ -220,6 +234,63 @@ def test_modules_that_contain_each_other_are_refused():
         layers.append(module("A", {"_modules": {"a": layers[-1], "b": layers[-1]}}))
     with pytest.raises(UserError, match="without end"):
         find_network(layers[-1])
+
+
+def test_modules_that_share_many_parameters_are_refused():
+    shared = {f"p{i}": np.zeros(1) for i in range(2000)}
+    children = {str(i): module("A", {"_parameters": shared}) for i in range(2000)}
+    with pytest.raises(UserError, match="without end"):
+        find_network(module("A", {"_modules": children}))
+
+
+@pytest.mark.parametrize("as_module", [True, False])
+def test_names_without_end_are_refused(as_module):
+    arrays = {"net." * 50_000 + "weight": np.zeros(1)}
+    with pytest.raises(UserError, match="names of more than 300"):
+        find_network(module("A", {"_parameters": arrays}) if as_module else arrays)
+    assert list(names.without_prefix({"net." * 10 + "weight": np.zeros(1)})) == ["net.net.weight"]
+
+
+def _nested() -> tuple:
+    nest = ()
+    for _ in range(100_000):
+        nest = (nest,)
+    return nest
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (_nested(), "an object of type tuple"),
+        (np.zeros(3), "an object of type ndarray"),
+        (10**5000, "an object of type int"),
+        ("\x1b[2J", r"'\\x1b\[2J'"),
+        (True, "True"),
+    ],
+    ids=("nested", "array", "large", "escape", "true"),
+)
+def test_an_option_of_the_file_is_shown_in_short(value, shown, monkeypatch, tmp_path):
+    net = edm2_without_head()
+    net.state["_init_kwargs"] = {"emb_norm": value}
+    with pytest.raises(UserError, match=rf"net.pkl: .* emb_norm={shown}: only False is supported"):
+        read_content({"ema": net}, monkeypatch, tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 100_000), (1, 1, 17, 17), (4,), (1, 1, 0, 0)])
+def test_a_resampling_filter_of_another_shape_is_refused(shape, tmp_path):
+    arrays = {name: np.array(value) for name, value in read(unpacked("edm.pkl", tmp_path)).state_dict.items()}
+    filters = [name for name in arrays if name.endswith("resample_filter")]
+    save_safetensors(tmp_path / "m.safetensors", arrays | {name: np.ones(shape, np.float32) for name in filters})
+    with pytest.raises(UserError, match="resampling filter is not square"):
+        read(tmp_path / "m.safetensors")
+
+
+def test_levels_and_blocks_are_bounded(monkeypatch, tmp_path):
+    net = edm2_without_head()
+    parameters = submodule(net, "unet").state["_parameters"]
+    parameters |= {f"enc.8x8_block{i}.conv_res1.weight": np.zeros((8, 8, 3, 3), np.float32) for i in range(65)}
+    with pytest.raises(UserError, match="1 levels of 65 blocks"):
+        read_content({"ema": net}, monkeypatch, tmp_path)
 
 
 def test_an_imported_checkpoint_is_sampled_from_in_one_command(tmp_path, sct_jax_command):

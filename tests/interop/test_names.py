@@ -130,3 +130,9 @@ def test_labels_nobody_asked_for_are_named():
     unconditional = {"encoder": SHAPES["encoder"]}
     with pytest.raises(UserError, match=r"class-conditional but the config is not \(model.conditional=True\)"):
         names.import_params(ENTRIES[1:], STATE_DICT, unconditional)
+
+
+def test_the_shape_expected_of_a_wide_layer_costs_no_memory():
+    entries = [Entry(("qkv",), "qkv.weight", interleaved_qkv().then(pointwise()))]
+    with pytest.raises(UserError, match=r"1 of another shape \(qkv.weight \[3, 1, 1, 1\]\)"):
+        names.import_params(entries, {"qkv.weight": np.zeros((3, 1, 1, 1))}, {"qkv": (1 << 18, 3 << 18)})

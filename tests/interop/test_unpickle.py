@@ -245,7 +245,23 @@ def _russian_doll(depth: int) -> bytes:
     return content
 
 
+def _colliding(count: int) -> list[bytes]:
+    """Whole numbers that all hash to 0."""
+    return [integer((2**61 - 1) * i) for i in range(1, count)]
+
+
 BOMBS = {
+    "colliding items of a set": pickled(call(name("builtins", "set"), b"](" + b"".join(_colliding(20_000)) + b"e")),
+    "colliding items of an ADDITEMS set": pickled(b"\x8f(", *_colliding(20_000), b"\x90"),
+    "colliding keys of a dict": pickled(b"}(", *(number + b"N" for number in _colliding(20_000)), b"u"),
+    "colliding keys of pairs": pickled(
+        call(name("builtins", "dict"), b"](" + b"".join(number + b"N\x86" for number in _colliding(20_000)) + b"e")
+    ),
+    "colliding memo": pickled(b"N", *(b"p%d\n" % ((2**61 - 1) * i) for i in range(60_000))),
+    "tuples as keys": pickled(b"}K\x01K\x02\x86Ns"),
+    "pairs that are one long list": pickled(
+        b"](", b"K\x01" * 50_000, b"e\x940", call(name("builtins", "dict"), b"](" + b"h\x00" * 20_000 + b"e")
+    ),
     "laughs as key": pickled(b"}", _laughs(100), text("x"), b"s"),
     "laughs in set": pickled(b"\x8f(", _laughs(100), b"\x90"),
     "laughs in frozenset": pickled(b"(", _laughs(100), b"\x91"),
