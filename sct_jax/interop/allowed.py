@@ -104,6 +104,11 @@ def quoted(text: str) -> str:
     return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
+def shown(text: str) -> str:
+    """The same without quotes where it needs none."""
+    return text if text.isprintable() and len(text) <= 80 else quoted(text)
+
+
 def key_of(value: Any) -> Any:
     """A key of a dict or an item of a set: what hashes in a bounded time and not as thousands of others do.
 

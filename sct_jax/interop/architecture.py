@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sct_jax.errors import UserError
+from sct_jax.interop.allowed import shown
 
 Shapes = dict[str, tuple[int, ...]]
 EDM2_NETWORK = "unet."
@@ -51,10 +52,11 @@ def infer(state_dict: Mapping[str, np.ndarray], image_size: int = 0) -> Architec
             try:
                 return _openai(shapes, image_size) if read is None else read(shapes, state_dict)
             except (KeyError, IndexError, ValueError) as error:
+                what = shown(str(error))
                 raise UserError(
-                    f"the weights are incomplete or of an unknown variant of the network: {str(error)[:120]} is missing"
+                    f"the weights are incomplete or of an unknown variant of the network: {what} is missing"
                 ) from error
-    examples = ", ".join(sorted(shapes)[:3])[:120] or "none"
+    examples = ", ".join(map(shown, sorted(shapes)[:3])) or "none"
     raise UserError(f"the names of the weights ({examples}) are of no network that is known here")
 
 

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Callable, Sequence
 
+from sct_jax.interop.allowed import shown
+
 Names = Sequence[str]
 # (name, its shape there, the shape it should have had)
 WrongShape = tuple[str, tuple[int, ...], tuple[int, ...] | None]
@@ -112,7 +114,7 @@ def _all(pattern: re.Pattern, names: Names) -> bool:
 def _names(what: str, names: Names) -> str:
     if not names:
         return ""
-    return f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+    return f"{len(names)} {what} ({', '.join(map(shown, names[:3]))}{', …' if len(names) > 3 else ''})"
 
 
 def _shapes(wrong: Sequence[WrongShape]) -> str:
@@ -120,4 +122,4 @@ def _shapes(wrong: Sequence[WrongShape]) -> str:
         return ""
     name, there, here = wrong[0]
     expected = f", not {list(here)}" if here else ""
-    return f"{len(wrong)} of another shape ({name} {list(there)}{expected}{', …' if len(wrong) > 1 else ''})"
+    return f"{len(wrong)} of another shape ({shown(name)} {list(there)}{expected}{', …' if len(wrong) > 1 else ''})"

@@ -13,7 +13,8 @@ from sct_jax import config as config_lib
 from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
 from sct_jax.interop import edm2_names, edm_names, names, openai_names
-from sct_jax.interop.read import Imported, read
+from sct_jax.interop.read import DAMAGED, Imported, read
+from sct_jax.interop.unpickle import DAMAGE
 from sct_jax.training import checkpoint
 
 TABLES = {"edm": edm_names, "edm2": edm2_names, "openai": openai_names}
@@ -41,6 +42,8 @@ def import_model(
         params = _params(imported, config)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    except DAMAGE as error:
+        raise UserError(f"{path}: {DAMAGED}") from error
     return config, imported.spec, params, cards.make(imported.source, config, params)
 
 

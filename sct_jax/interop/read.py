@@ -12,12 +12,13 @@ import numpy as np
 from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
 from sct_jax.interop import architecture, originals, torch_files, unpickle
-from sct_jax.interop.allowed import quoted
+from sct_jax.interop.allowed import quoted, shown
 from sct_jax.interop.architecture import EDM2_NETWORK
 from sct_jax.interop.modules import Found, class_name, find_network
 
 # Encoders of EDM2's snapshots whose images are no pictures.
 LATENT_ENCODERS = ("StabilityVAEEncoder",)
+DAMAGED = "what it holds does not go together: it is damaged or of an unknown variant"
 
 
 class Imported(NamedTuple):
@@ -63,6 +64,8 @@ def read(path: str | Path, *, method: str = "", image_size: int = 0) -> Imported
         return _imported(path, data, kind, content, found, method, image_size)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    except unpickle.DAMAGE as error:
+        raise UserError(f"{path}: {DAMAGED}") from error
 
 
 def _imported(
@@ -142,7 +145,7 @@ def _safetensors(data: memoryview) -> dict[str, np.ndarray]:
             for name, part in deserialize(bytes(data))
         }
     except (SafetensorError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"the safetensors file is damaged or cut short ({str(error)[:100]})") from error
+        raise UserError(f"the safetensors file is damaged or cut short ({shown(str(error))})") from error
 
 
 def _is_page(start: bytes) -> bool:

@@ -20,7 +20,17 @@ from sct_jax.interop.allowed import Budget, Global, Inert, quoted
 
 LONGEST_LINE = 1 << 16  # of the opcodes whose argument is text up to the end of the line
 LARGE = 1 << 12  # bytes objects from this size on are views of the file
-DAMAGE = (ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError, struct.error)
+# What reading damaged data raises.
+DAMAGE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+    RecursionError,
+    struct.error,
+)
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _EMPTY = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
