@@ -78,9 +78,13 @@ def evaluate(args: argparse.Namespace) -> None:
 def import_(args: argparse.Namespace) -> None:
     """Turns another project's checkpoint (EDM, EDM2, ECT, STF, TCM, CM) into a workdir, running nothing in it."""
     _start_jax()
+    from sct_jax import cards
     from sct_jax.interop import import_to
 
-    print(import_to(args.source, args.out, method=args.method, image_size=args.image_size))
+    out = import_to(args.source, args.out, method=args.method, image_size=args.image_size)
+    for note in ((cards.read(out) or {}).get("source") or {}).get("notes", ()):
+        print(f"note: {note}", file=sys.stderr)
+    print(out)
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -148,7 +152,9 @@ def _parser() -> Parser:
     _checkpoint_arguments(sub)
     sub.add_argument("--num", type=int, default=64, help="images (default %(default)s)")
     sub.add_argument(
-        "--steps", type=int, help="network evaluations (of a diffusion model: Heun steps; default: 1, or the phases)"
+        "--steps",
+        type=int,
+        help="network evaluations (default: 1, or the phases); of a diffusion model: Heun steps (the config's)",
     )
     sub.add_argument("--times", type=_floats, help="noise levels in place of --steps, descending, such as 80,0.8")
     sub.add_argument("--seed", type=int, default=0)
@@ -186,7 +192,7 @@ def _parser() -> Parser:
     sub.add_argument("--checkpoint", required=True, help="a run's workdir, or one of its checkpoints/STEP")
     sub.add_argument("--ema", default="", help="EMA profile (default: the first of the run; raw: raw weights)")
     sub.add_argument("--format", required=True, help="safetensors: the weights; stablehlo: the sampler (jax.export)")
-    sub.add_argument("--steps", type=int, help="of the sampler (default: 1, or the phases)")
+    sub.add_argument("--steps", type=int, help="of the sampler (default: as sample)")
     sub.add_argument("--out", required=True, help="model.safetensors, or sampler.stablehlo")
 
     sub = verb(report)

@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sct_jax.errors import UserError
@@ -26,6 +27,28 @@ def write(path: str | Path, fill: Callable[[Path], object]) -> Path:
         with contextlib.suppress(OSError):
             aside.unlink()
     return path
+
+
+@contextlib.contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """Gives a folder beside ``path`` to fill, which becomes ``path`` at the end, whole or not at all.
+
+    Raises:
+      UserError: when ``path`` is there and not an empty folder, or cannot be written.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} exists already: choose another place, or remove it first")
+    aside = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        yield aside
+        if path.is_dir():
+            path.rmdir()
+        aside.rename(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> Path:

@@ -96,7 +96,8 @@ class Model:
         They are kept in [-1, 1], but for data of floats (``spec.dtype``), which may leave it.
 
         Args:
-          steps: network evaluations (of a diffusion model: Heun steps); None: one, or one for each phase.
+          steps: network evaluations (of a diffusion model: Heun steps); None: one, one for each phase, or (of a
+            diffusion model) the config's.
           labels: classes used in turn; None: every class in turn where the model is conditional.
           times: noise levels in place of ``steps``, descending.
           noise: of the steps after the first, ``"fresh"`` or ``"none"``; None: the config's.
@@ -111,7 +112,7 @@ class Model:
         return self._generator(
             self.params,
             num,
-            steps=generate.num_phases(self.config) if steps is None else steps,
+            steps=generate.steps_of_a_sample(self.config) if steps is None else steps,
             seed=seed,
             labels=self.check_labels(labels),
             times=times,

@@ -117,6 +117,12 @@ def test_guided_predictions_are_those_that_sampling_uses(good, bad):
     np.testing.assert_allclose(good.sample(4, guide=guide, omega=0.5), np.clip(prediction, -1, 1), atol=1e-4)
 
 
+def test_a_diffusion_model_takes_the_steps_of_its_config_where_none_are_asked_for():
+    model = fresh_model(objective__method="edm", sampling__steps=(3, 5))
+    assert np.array_equal(model.sample(2), model.sample(2, steps=3))
+    assert not np.array_equal(model.sample(2), model.sample(2, steps=1))
+
+
 def test_a_model_that_has_never_seen_a_row_without_label_does_not_sample_one():
     with pytest.raises(UserError, match=r"label -1 .*label_dropout"):
         fresh_model().sample(2, labels=[0, -1])

@@ -34,7 +34,8 @@ def serialize(model: Any, steps: int) -> bytes:
     weights = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in own_names(model.params).items()}
     arguments = [weights, jax.ShapeDtypeStruct((), jnp.int32), vector]
     arguments += [vector] if model.config.model.conditional else []
-    return bytes(export.export(jax.jit(_program(model, steps)), platforms=PLATFORMS)(*arguments).serialize())
+    with jax.default_device(jax.devices("cpu")[0]):  # nothing in it that this machine's device alone can do
+        return bytes(export.export(jax.jit(_program(model, steps)), platforms=PLATFORMS)(*arguments).serialize())
 
 
 def inputs(model: Any) -> list[str]:

@@ -13,6 +13,13 @@ from sct_jax.training import checkpoint
 # Parts that add nothing where the network lacks them: a bias-free map of labels that are zero, a head of the loss.
 OPTIONAL_PARTS = ("map_augment", "uncertainty")
 
+# Fields of config.model that change what weights of the same shapes compute.
+FUNCTION = {
+    "ddpmpp": ("resample_filter",),
+    "adm": ("time_scale", "attention_head_channels"),
+    "edm2": ("attention_head_channels", "label_balance", "concat_balance", "residual_balance", "attention_balance"),
+}
+
 
 class Weights(NamedTuple):
     """Parameters with all that describes them.
@@ -63,14 +70,20 @@ def load(path: str | Path, profile: str = "") -> Weights:
     )
 
 
-def start_from(weights: Weights, expected: Any) -> Any:
-    """The parameters to begin training a network of the shapes ``expected`` with, without OPTIONAL_PARTS it lacks.
+def start_from(weights: Weights, expected: Any, model: Any) -> Any:
+    """The parameters to begin training ``config.model`` with, of shapes ``expected``, without OPTIONAL_PARTS it lacks.
 
     Raises:
-      UserError: when they are of another architecture.
+      UserError: when they are of another architecture, or make another function in this one.
     """
     params = {name: part for name, part in weights.params.items() if name in expected or name not in OPTIONAL_PARTS}
     checkpoint.check_weights(params, expected, weights.origin)
+    for name in ("sigma_data", *FUNCTION.get(model.name, ())):
+        theirs, ours = weights.config.model[name], model[name]
+        if theirs != ours:
+            raise UserError(
+                f"{weights.origin} was trained with model.{name} = {theirs!r}, not {ours!r}: set it so here"
+            )
     return params
 
 

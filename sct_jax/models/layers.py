@@ -264,7 +264,8 @@ def has_fused_attention(dtype: jnp.dtype, head_channels: int) -> bool:
     """
     if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16) or head_channels % 8 or head_channels > 128:
         return False
-    device = jax.devices()[0]
+    chosen = jax.config.jax_default_device
+    device = chosen if isinstance(chosen, jax.Device) else jax.devices(chosen)[0]
     return "NVIDIA" in device.device_kind and float(getattr(device, "compute_capability", 0)) >= 8
 
 

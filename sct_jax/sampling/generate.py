@@ -214,6 +214,11 @@ def num_phases(config: Any) -> int:
     return config.objective.phases if sampler_kind(config) == "phased" else 1
 
 
+def steps_of_a_sample(config: Any) -> int:
+    """Steps where none are asked for: one, one for each phase, or the first of a diffusion model's config."""
+    return int(config.sampling.steps[0]) if sampler_kind(config) == "diffusion" else num_phases(config)
+
+
 def default_steps(config: Any) -> tuple[int, ...]:
     """Numbers of steps to show a model with: ``config.sampling.steps``, or as many as it has phases."""
     return (num_phases(config),) if sampler_kind(config) == "phased" else tuple(config.sampling.steps)

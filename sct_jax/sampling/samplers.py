@@ -88,7 +88,7 @@ def image_noise(keys: Array, draw: int, shape: tuple[int, ...]) -> Array:
 
 
 def consistency_times(steps: int, mid_times: Sequence[float], t_max: float) -> tuple[float, ...]:
-    """Descending noise levels of ``steps`` evaluations: ``t_max``, then the configured ``mid_times`` if they are as many.
+    """Descending noise levels of ``steps`` evaluations: ``t_max``, then the ``mid_times`` where they are as many.
 
     For another number of steps the levels go from ``t_max`` down to the smallest of them, evenly in ``ln t``.
     """

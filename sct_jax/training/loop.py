@@ -153,9 +153,12 @@ def start_state(
         cards.write(saver.workdir, cards.make(None, config))
         return with_context(fresh())
     found = weights_lib.load(config.init.checkpoint, config.init.ema)
-    weights = weights_lib.start_from(found, jax.eval_shape(network.init, key))
+    weights = weights_lib.start_from(found, jax.eval_shape(network.init, key), config.model)
     cards.write(saver.workdir, cards.make(weights_lib.source(found), config))
     print(f"starting from {found.origin} ({found.profile})", file=sys.stderr)
+    if config.model.boundary != found.config.model.boundary:
+        edge = f"from {found.config.model.boundary!r} to {config.model.boundary!r}"
+        print(f"model.boundary goes {edge}: the denoiser becomes the identity at another noise level", file=sys.stderr)
     initial = jax.jit(lambda weights: step.initial_state(config, weights, network.project), out_shardings=whole)
     return with_context(initial(jax.device_put(weights, whole)))
 

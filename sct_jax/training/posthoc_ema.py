@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from sct_jax import cards
+from sct_jax import cards, files
 from sct_jax import config as config_lib
 from sct_jax.errors import UserError
 from sct_jax.training import checkpoint
@@ -115,7 +115,8 @@ def find_snapshots(workdir: str | Path) -> list[Snapshot]:
             f"{workdir} has no power profiles to make others from (it has {', '.join(sorted(others)) or 'raw'}): train "
             "with --config.ema.profiles=power:0.05,power:0.1 and --config.checkpoint.keep_every_steps"
         )
-    return [snapshot for snapshot in found if snapshot.step > 0]
+    distinct = {(snapshot.step, snapshot.std): snapshot for snapshot in reversed(found) if snapshot.step > 0}
+    return [distinct[key] for key in sorted(distinct)]
 
 
 def write_averages(
@@ -136,20 +137,19 @@ def write_averages(
     step = _end(snapshots, step)
     snapshots = [snapshot for snapshot in snapshots if snapshot.step <= step]
     _check_enough(snapshots, stds, step, workdir)
-    checkpoint.check_vacant(out)
     meta = checkpoint.read_meta(snapshots[-1].place)
-    fits, averages = {}, {}
-    for std in stds:
-        fits[profile := f"power:{std:g}"] = plan = fit(snapshots, std, step)
-        averages[profile] = reconstruct(
-            snapshots, plan.coefficients, lambda s: checkpoint.read_weights(s.place, s.profile)[0]
-        )
     config = config_lib.from_dict(meta["config"])
+    fits = {f"power:{std:g}": fit(snapshots, std, step) for std in stds}
     with config.unlocked():
-        config.ema.profiles = tuple(averages)
-    raw, _ = checkpoint.read_weights(snapshots[-1].place, "raw")
-    checkpoint.write_weights(out, raw, config, checkpoint.spec_in(meta), step, averages)
-    cards.write(out, cards.make(_source(workdir, step, snapshots, fits), config, raw))
+        config.ema.profiles = tuple(fits)
+    with files.new_folder(out) as aside:
+        averages = {
+            profile: reconstruct(snapshots, plan.coefficients, lambda s: checkpoint.read_weights(s.place, s.profile)[0])
+            for profile, plan in fits.items()
+        }
+        raw, _ = checkpoint.read_weights(snapshots[-1].place, "raw")
+        checkpoint.write_weights(aside, raw, config, checkpoint.spec_in(meta), step, averages)
+        cards.write(aside, cards.make(_source(workdir, step, snapshots, fits), config, raw))
     return fits
 
 

@@ -174,7 +174,7 @@ def test_attention_is_jaxs(dtype, tolerance):
 )
 def test_fused_attention_is_for_half_precision_on_gpus(monkeypatch, kind, capability, dtype, head_channels, fused):
     device = SimpleNamespace(device_kind=kind, **({"compute_capability": capability} if capability else {}))
-    monkeypatch.setattr(jax, "devices", lambda: [device])
+    monkeypatch.setattr(jax, "devices", lambda platform=None: [device])
     assert layers.has_fused_attention(dtype, head_channels) == fused
     called = []
     monkeypatch.setattr(jax.nn, "dot_product_attention", lambda q, k, v, implementation: called.append(implementation))

@@ -129,6 +129,13 @@ def test_more_snapshots_fit_better():
     assert residuals[-1] < residuals[0] / 3
 
 
+def test_one_width_tracked_under_two_names_is_one_snapshot(tmp_path):
+    tree = {"a": np.ones(2, np.float32)}
+    profiles = ("power:0.05", "power:0.050", "power:0.1")
+    checkpoint.write_weights(tmp_path, tree, make_config(profiles), SPEC, 10, dict.fromkeys(profiles, tree))
+    assert [(s.step, s.std) for s in posthoc_ema.find_snapshots(tmp_path)] == [(10, 0.05), (10, 0.1)]
+
+
 # The verb.
 
 
@@ -205,7 +212,7 @@ def test_the_verb_writes_a_workdir_that_loads(sct_jax_command, linear_run, initi
         (("--std", "0.07", "--step", "250"), "--step 250: no checkpoint of that step; there are 100, 200, 300"),
         (("--checkpoint", "nowhere", "--std", "0.07"), "no checkpoint nowhere"),
         (("--checkpoint", "{run}/checkpoints/100", "--std", "0.07"), "is one checkpoint"),
-        (("--std", "0.07", "--out", "{run}"), "holds checkpoints already"),
+        (("--std", "0.07", "--out", "{run}"), "exists already"),
         (("--std", "0.07", "--out", "{run}/file/x"), "cannot write"),
     ],
     ids=str,
