@@ -1,14 +1,12 @@
 """Export: a model's weights as safetensors with the original's names, or its sampler as a StableHLO program."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sct_jax import cards, files
-from sct_jax import config as config_lib
 from sct_jax.errors import UserError
-from sct_jax.interop import classes, weights
+from sct_jax.interop import classes, metadata, weights
 from sct_jax.model import Model, from_weights
 from sct_jax.sampling import generate
 
@@ -26,7 +24,7 @@ def export_checkpoint(
       kind: one of ``FORMATS``.
       out: the file.
       profile: the EMA profile; empty: the first.
-      steps: of the sampler (stablehlo); None: one, or one for each phase.
+      steps: of the sampler (stablehlo); None: as :meth:`sct_jax.model.Model.sample` takes.
 
     Returns:
       The files written.
@@ -47,7 +45,7 @@ def export_checkpoint(
     if kind == "safetensors":
         facts = write_weights(model, out)
     else:
-        facts = write_sampler(model, out, generate.num_phases(model.config) if steps is None else steps)
+        facts = write_sampler(model, out, generate.steps_of_a_sample(model.config) if steps is None else steps)
     card = cards.make(weights.source(found), model.config) | {"export": facts}
     place = _card_place(out)
     files.write_text(place, json.dumps(card, indent=2, allow_nan=False) + "\n")
@@ -57,7 +55,8 @@ def export_checkpoint(
 def write_weights(model: Model, out: Path) -> dict[str, Any]:
     """Writes the weights, named as the class of another project that the network is names them.
 
-    The file's metadata says which class that is, what it is made with, and how the network is preconditioned.
+    The file's metadata says which class that is, what it is made with, how the network is preconditioned, and our
+    config, by which an import gives the same model again.
 
     Returns:
       What the card says about it.
@@ -70,9 +69,9 @@ def write_weights(model: Model, out: Path) -> dict[str, Any]:
     }
     if original is not None:
         facts |= {"class": original.name, "kwargs": original.kwargs, "preconditioned": original.preconditioned}
-    described = facts | {"model": config_lib.to_dict(model.config)["model"], "spec": asdict(model.spec)}
-    metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in described.items()}
-    _save(classes.state_dict(model.config.model, model.spec, model.params), out, metadata | {"format": "pt"})
+    described = facts | metadata.describe(model.config, model.spec)
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in described.items()}
+    _save(classes.state_dict(model.config.model, model.spec, model.params), out, texts | {"format": "pt"})
     return facts | {"files": [out.name]}
 
 

@@ -136,6 +136,9 @@ def _preconditioning(module: Inert | None, family: str, method: str, notes: list
         return fields | {"boundary": "sigma_min", "sigma_min": 0.002}
     if class_name(module) == "ECMPrecond" and _is_shifted(module.source):
         return fields | {"boundary": "sigma_min", "sigma_min": _number("sigma_min", state.get("sigma_min", 0.003))}
+    if module is None and method in ("ct", "cd", "ict"):
+        notes.append(f"boundary is not in the file: taken as 'sigma_min' at 0.002, with which {method} trains")
+        return fields | {"boundary": "sigma_min", "sigma_min": 0.002}
     if module is None and method in ("ect", "sct"):
         notes.append("boundary is not in the file: taken as 'zero' (ECT evaluates with 'sigma_min' at 0.003)")
     return fields

@@ -1,6 +1,7 @@
 """Other projects' checkpoints: what kind of file it is, the network in it, and what the file says about it."""
 
 import hashlib
+import json
 import mmap
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,10 +12,12 @@ import numpy as np
 
 from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
-from sct_jax.interop import architecture, originals, torch_files, unpickle
+from sct_jax.interop import architecture, metadata, originals, torch_files, unpickle
 from sct_jax.interop.allowed import quoted, shown
-from sct_jax.interop.architecture import EDM2_NETWORK
+from sct_jax.interop.architecture import EDM2_NETWORK, Architecture
+from sct_jax.interop.metadata import Description
 from sct_jax.interop.modules import Found, class_name, find_network
+from sct_jax.interop.originals import Meaning
 
 # Encoders of EDM2's snapshots whose images are no pictures.
 LATENT_ENCODERS = ("StabilityVAEEncoder",)
@@ -58,10 +61,11 @@ def read(path: str | Path, *, method: str = "", image_size: int = 0) -> Imported
     data = _view(path)
     try:
         kind, content = _contents(data)
+        described = metadata.read(_safetensors_metadata(data)) if kind == "safetensors" else None
         found = find_network(content)
         if found is None:
             raise UserError("there is no network in it: neither a module nor a dict of arrays")
-        return _imported(path, data, kind, content, found, method, image_size)
+        return _imported(path, data, kind, content, found, described, method, image_size)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except unpickle.DAMAGE as error:
@@ -69,20 +73,31 @@ def read(path: str | Path, *, method: str = "", image_size: int = 0) -> Imported
 
 
 def _imported(
-    path: Path, data: memoryview, kind: str, content: Any, found: Found, method: str, image_size: int
+    path: Path,
+    data: memoryview,
+    kind: str,
+    content: Any,
+    found: Found,
+    described: Description | None,
+    method: str,
+    image_size: int,
 ) -> Imported:
     arrays = found.state_dict
     for name, value in arrays.items():
         if not np.isfinite(value).all():
             raise UserError(f"the weights {quoted(name)} are not finite: the run behind the file had diverged")
-    network = architecture.infer(arrays, image_size)
+    if described and described.own_names:
+        raise UserError("its weights have the names of no other project: take the run that it was exported from")
+    network = architecture.infer(arrays, image_size or (described.spec.image_size if described else 0))
     loss = content.get("loss_fn") if type(content) is dict else None
     meaning = originals.describe(found.module, loss, network, method, path.name)
     if network.family == "edm2":
         arrays = {_edm2_name(name): value for name, value in arrays.items()}
     spec = DataSpec(network.image_size, network.channels, network.num_classes, 0)
+    if described:
+        meaning, spec = _described(described, network, meaning, method), _agreed(described.spec, spec)
     latents = class_name(content.get("encoder") if type(content) is dict else None) in LATENT_ENCODERS
-    if latents or network.channels not in (1, 3):
+    if latents or (spec.channels not in (1, 3) and not described):
         spec = replace(spec, dtype="float32")
         meaning.notes.append("the network makes latents, not pictures: there is no decoder for them here")
     source = {
@@ -94,8 +109,26 @@ def _imported(
         "class": class_name(found.module),
         "notes": [*found.notes, *meaning.notes],
     }
-    fields = network.fields | meaning.model
+    fields = meaning.model | network.fields
     return Imported(network.family, fields, spec, arrays, meaning.objective, meaning.sampling, source)
+
+
+def _described(described: Description, network: Architecture, otherwise: Meaning, method: str) -> Meaning:
+    """What our own metadata say; the weights and the user know better."""
+    model, objective, sampling = (described.rooms[room] for room in metadata.ROOMS)
+    if method and method != objective.get("method"):
+        objective, sampling = otherwise.objective, otherwise.sampling
+    return Meaning(model, objective, sampling, [])
+
+
+def _agreed(described: DataSpec, inferred: DataSpec) -> DataSpec:
+    """The images of the metadata; an unconditional network's may have classes."""
+    sizes = ("image_size", "channels", *(("num_classes",) if inferred.num_classes else ()))
+    for name in sizes:
+        there, here = getattr(described, name), getattr(inferred, name)
+        if there != here:
+            raise UserError(f"the file's metadata say {name} = {there}, but its weights have {here}")
+    return described
 
 
 def _edm2_name(name: str) -> str:
@@ -131,6 +164,12 @@ def _contents(data: memoryview) -> tuple[str, Any]:
         if test(start):
             raise UserError(what)
     raise UserError("not a checkpoint: neither a pickle, nor a PyTorch file, nor safetensors")
+
+
+def _safetensors_metadata(data: memoryview) -> dict[str, str]:
+    """The texts in the header of a safetensors file that was found whole."""
+    length = int.from_bytes(data[:8], "little")
+    return json.loads(bytes(data[8 : 8 + length])).get("__metadata__") or {}
 
 
 def _safetensors(data: memoryview) -> dict[str, np.ndarray]:
