@@ -42,11 +42,12 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     aside = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         yield aside
-        if path.is_dir():
-            path.rmdir()
-        aside.rename(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        try:
+            if path.is_dir():
+                path.rmdir()
+            aside.rename(path)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

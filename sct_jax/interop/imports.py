@@ -1,14 +1,12 @@
 """Import: a file of another project becomes a config, parameters and a model card of ours."""
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from sct_jax import cards, models
+from sct_jax import cards, files, models
 from sct_jax import config as config_lib
 from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
@@ -53,22 +51,11 @@ def import_to(path: str | Path, out: str | Path, *, method: str = "", image_size
     Raises:
       UserError: as :func:`import_model`, and when ``out`` is there and not an empty folder, or cannot be written.
     """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists already: choose another place, or remove it first")
-    config, spec, params, card = import_model(path, method=method, image_size=image_size)
-    aside = out.with_name(f".{os.getpid()}-{out.name}")
-    try:
+    with files.new_folder(out) as aside:
+        config, spec, params, card = import_model(path, method=method, image_size=image_size)
         checkpoint.write_weights(aside, params, config, spec)
         cards.write(aside, card)
-        if out.is_dir():
-            out.rmdir()
-        aside.rename(out)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return out
+    return Path(out)
 
 
 def make_config(imported: Imported) -> config_lib.Config:
