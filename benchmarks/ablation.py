@@ -235,6 +235,7 @@ def main() -> None:
     parser.add_argument("--study", required=True, choices=sorted(STUDIES))
     parser.add_argument("--data", default="digits", help="the configs' prefix")
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--without", default="", help="variants to leave out, by the start of their names")
     parser.add_argument("--runs", default="runs/ablation")
     parser.add_argument("--num", type=int, help="samples for each sampling seed")
     for group in ("all", "edm", "tune"):
@@ -244,7 +245,10 @@ def main() -> None:
     metrics = METRICS["gmm" if args.data.startswith("gmm") else "images"]
     if args.study == "phases" and args.data.startswith("gmm"):
         metrics = metrics[-1:]  # the error is to other functions, those of the phases' own edges
-    variants = {"edm": EDM, **STUDIES[args.study]}
+    left_out = tuple(filter(None, args.without.split(",")))
+    variants = {"edm": EDM} | {
+        k: v for k, v in STUDIES[args.study].items() if not (left_out and k.startswith(left_out))
+    }
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
     began = time.time()
     for seed in map(int, args.seeds.split(",")):
