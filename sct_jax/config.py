@@ -242,7 +242,8 @@ def _check_objective(config: Config) -> None:
             f"config.objective.uncertainty = True needs model.name = 'edm2' and objective.method = "
             f"{' or '.join(map(repr, DENOISING))}, not {config.model.name!r} and {objective.method!r}"
         )
-    grid = objective.method not in DENOISING and objective.pair == "grid"
+    consistency = objective.method not in DENOISING
+    grid = consistency and objective.pair == "grid"
     if (objective.times == "uniform") > grid or (grid and objective.times.startswith("truncated")):
         fitting = "uniform or lognormal" if grid else "lognormal, truncated_lognormal or truncated_student"
         raise UserError(f"config.objective.times = {objective.times!r}: with this pair it must be {fitting}")
@@ -252,12 +253,12 @@ def _check_objective(config: Config) -> None:
     ):
         if wrong:
             raise UserError(f"config.objective.{low} = {objective[low]} must be below {high} = {objective[high]}")
-    if objective.normalize_stage and (grid or objective.weight != "inverse_gap"):
+    if consistency and objective.normalize_stage and (grid or objective.weight != "inverse_gap"):
         raise UserError(
             "config.objective.normalize_stage = True needs pair = 'mapping' and weight = 'inverse_gap', whose scale "
             f"grows with the stage, not {objective.pair!r} and {objective.weight!r}"
         )
-    if objective.target_decay_adaptive and not grid:
+    if consistency and objective.bootstrap == "ema" and objective.target_decay_adaptive and not grid:
         raise UserError(
             "config.objective.target_decay_adaptive = True needs objective.pair = 'grid', whose size it follows"
         )

@@ -317,10 +317,10 @@ def test_a_negative_value_belongs_to_the_option_before_it(given, joined):
     assert cli._join_negative_values(given) == joined
 
 
-def test_the_label_minus_one_can_be_asked_for(sample, five):
-    images = np.load(sample("none.npz", "--num", 4, "--labels", "-1,5"))
-    assert images["labels"].tolist() == [-1, 5, -1, 5]
-    np.testing.assert_array_equal(images["images"][[1, 3]], five["images"][[1, 3]])
+def test_the_label_minus_one_is_read_as_one_and_needs_label_dropout(sct_jax_command, tiny_run, tmp_path):
+    arguments = ("--num", 4, "--labels", "-1,5", "--out", tmp_path / "none.npz")
+    complaint = sct_jax_command("sample", "--checkpoint", tiny_run, *arguments).complaint
+    assert "label -1 (none) needs a model trained with config.model.label_dropout" in complaint
 
 
 def test_report_is_one_file_with_the_runs(sct_jax_command, tiny_run, tmp_path):

@@ -405,6 +405,7 @@ def test_a_field_that_the_method_does_not_have_is_refused(row, field, value):
     config = config_lib.default_config()
     config.objective.update(ROWS[row] | {field: value})
     config.objective.weight = "snr" if row == "ect" else config.objective.weight
+    config.objective.bootstrap = "ema" if field == "target_decay_adaptive" else config.objective.bootstrap
     assert f"config.objective.{field} = True needs" in complaint(config_lib.validate, config)
 
 

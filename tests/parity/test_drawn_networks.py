@@ -21,7 +21,7 @@ from sct_jax.data import DataSpec
 from sct_jax.interop import edm_names, names, openai_names
 
 GOLDEN = Path(os.environ.get("SCT_JAX_GOLDEN", Path(__file__).parent / "golden"))
-FILES = [path for path in sorted(GOLDEN.glob("*.npz")) if "parameters" in np.load(path).files]
+FILES = [path for path in sorted(GOLDEN.glob("*.npz")) if {"parameters", "model"} <= {*np.load(path).files}]
 FAST_COMPILE = {"xla_backend_optimization_level": 0}  # these networks run in milliseconds and compile in seconds
 
 
