@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from sct_jax import config as config_lib
 from sct_jax import files
 from sct_jax.evaluation.provenance import provenance
+from sct_jax.interop.names import leaves
 
 FILE = "model_card.json"
 
@@ -40,7 +40,7 @@ def make(source: dict[str, Any] | None, config: config_lib.Config, params: Any =
 def hash_weights(params: Any) -> str:
     """sha256 over names, dtypes, shapes and values of all arrays: the same however they are stored."""
     digest = hashlib.sha256()
-    for name, value in sorted(_leaves(params)):
+    for name, value in sorted((".".join(path), leaf) for path, leaf in leaves(params)):
         array = np.asarray(value)
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
@@ -58,11 +58,3 @@ def read(workdir: str | Path) -> dict[str, Any] | None:
         return json.loads((Path(workdir) / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-
-
-def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -5,6 +5,7 @@ The other way round, from a file to a config, is architecture.py and originals.p
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from sct_jax.interop import edm2_names, edm_names, names, openai_names
@@ -46,7 +47,7 @@ def state_dict(model: Any, spec: Any, params: Any) -> dict[str, np.ndarray]:
     original = original_of(model, spec)
     if original is None:
         return own_names(params)
-    table = original.table.entries(model, spec, _shapes(params))
+    table = original.table.entries(model, spec, jax.tree.map(np.shape, params))
     constants = original.table.constants(model, spec)
     arrays = names.export_state_dict(table, params, constants, original.prefix)
     if original.table is edm2_names and not original.preconditioned:
@@ -151,7 +152,3 @@ def _is_nvidia(model: Any) -> bool:
 
 def _is_openai(model: Any) -> bool:
     return model.time_scale == 1000 and model.channel_mult_embedding == 4 and not model.augment_dim
-
-
-def _shapes(tree: Any) -> dict[str, Any]:
-    return {key: _shapes(node) if isinstance(node, dict) else np.shape(node) for key, node in tree.items()}

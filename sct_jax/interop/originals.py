@@ -11,13 +11,14 @@ from sct_jax.interop.allowed import Inert, quoted
 from sct_jax.interop.architecture import Architecture
 from sct_jax.interop.modules import class_name, submodule
 from sct_jax.objectives.table import ROWS
+from sct_jax.schema import DENOISING, SCHEMA
 
 # The method that trained what a class preconditions: EDM and STF, ECT and TCM, EDM2 (but see _without_head).
 PRECONDITIONERS = {"EDMPrecond": "edm", "ECMPrecond": "ect", "Precond": "edm"}
 OTHER_PRECONDITIONERS = {"VPPrecond": "VP", "VEPrecond": "VE", "iDDPMPrecond": "iDDPM"}
 NETWORKS = ("SongUNet", "DhariwalUNet", "EDM2UNet", "UNet")
 LOSSES = {"EDMLoss": "edm", "EDM2Loss": "edm", "ECMLoss": "ect"}
-METHODS = ("edm", "ect", "sct", "ct", "cd", "ict", "stf")
+METHODS = SCHEMA["objective.method"].choices
 
 # Options of the originals' networks that leave no trace in the weights, as our fields.
 _OPTIONS = {
@@ -167,7 +168,7 @@ def _objective(method: str, loss: Any, notes: list[str]) -> dict[str, Any]:
 
 
 def _sampling(method: str, family: str, image_size: int) -> dict[str, Any]:
-    if method in ("edm", "stf"):
+    if method in DENOISING:
         return {"steps": (18,) if image_size <= 32 else (32,)}
     late = family == "edm2" and method in ("ect", "sct", "ict")
     return {"mid_times": (_MID_TIME_EDM2 if late else _MID_TIMES[method],)}

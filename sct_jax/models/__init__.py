@@ -100,55 +100,29 @@ def build(model: Any, spec: "DataSpec") -> Network:
     return network
 
 
+# Fields of config.model that the U-Nets take by the same name: all of them, and each its own.
+_UNET = (
+    *("channels", "channel_mult", "channel_mult_embedding", "num_blocks", "attention_resolutions"),
+    *("dropout", "label_dropout", "remat"),
+)
+_DDPMPP = ("augment_dim", "channel_mult_noise", "embedding", "encoder", "resample_filter")
+_ADM = ("augment_dim", "attention_head_channels", "time_scale", "adaptive_scale")
+_EDM2 = (
+    *("channel_mult_noise", "attention_head_channels", "dropout_max_resolution", "resample_filter"),
+    *("label_balance", "concat_balance", "residual_balance", "attention_balance", "uncertainty_channels"),
+)
+
+
 def _ddpmpp(model: Any, spec: "DataSpec", label_dim: int, rngs: nnx.Rngs) -> nnx.Module:
     from sct_jax.models.ddpmpp import DDPMpp
 
-    return DDPMpp(
-        image_size=spec.image_size,
-        in_channels=spec.channels,
-        out_channels=spec.channels,
-        label_dim=label_dim,
-        augment_dim=model.augment_dim,
-        channels=model.channels,
-        channel_mult=tuple(model.channel_mult),
-        channel_mult_embedding=model.channel_mult_embedding,
-        channel_mult_noise=model.channel_mult_noise,
-        num_blocks=model.num_blocks,
-        attention_resolutions=tuple(model.attention_resolutions),
-        dropout=model.dropout,
-        label_dropout=model.label_dropout,
-        embedding=model.embedding,
-        encoder=model.encoder,
-        resample_filter=tuple(model.resample_filter),
-        remat=model.remat,
-        compute_dtype=_dtype(model),
-        rngs=rngs,
-    )
+    return _unet(DDPMpp, _DDPMPP, model, spec, label_dim, rngs)
 
 
 def _adm(model: Any, spec: "DataSpec", label_dim: int, rngs: nnx.Rngs) -> nnx.Module:
     from sct_jax.models.adm import ADM
 
-    return ADM(
-        image_size=spec.image_size,
-        in_channels=spec.channels,
-        out_channels=spec.channels,
-        label_dim=label_dim,
-        augment_dim=model.augment_dim,
-        channels=model.channels,
-        channel_mult=tuple(model.channel_mult),
-        channel_mult_embedding=model.channel_mult_embedding,
-        num_blocks=model.num_blocks,
-        attention_resolutions=tuple(model.attention_resolutions),
-        attention_head_channels=model.attention_head_channels,
-        dropout=model.dropout,
-        label_dropout=model.label_dropout,
-        time_scale=model.time_scale,
-        adaptive_scale=model.adaptive_scale,
-        remat=model.remat,
-        compute_dtype=_dtype(model),
-        rngs=rngs,
-    )
+    return _unet(ADM, _ADM, model, spec, label_dim, rngs)
 
 
 def _edm2(model: Any, spec: "DataSpec", label_dim: int, rngs: nnx.Rngs) -> nnx.Module:
@@ -156,30 +130,25 @@ def _edm2(model: Any, spec: "DataSpec", label_dim: int, rngs: nnx.Rngs) -> nnx.M
 
     if model.augment_dim:
         raise UserError("config.model.augment_dim: edm2 takes no augmentation labels; set it to 0")
-    return EDM2(
+    return _unet(EDM2, _EDM2, model, spec, label_dim, rngs)
+
+
+def _unet(
+    network: Callable[..., nnx.Module],
+    own: tuple[str, ...],
+    model: Any,
+    spec: "DataSpec",
+    label_dim: int,
+    rngs: nnx.Rngs,
+) -> nnx.Module:
+    return network(
         image_size=spec.image_size,
         in_channels=spec.channels,
         out_channels=spec.channels,
         label_dim=label_dim,
-        channels=model.channels,
-        channel_mult=tuple(model.channel_mult),
-        channel_mult_embedding=model.channel_mult_embedding,
-        channel_mult_noise=model.channel_mult_noise,
-        num_blocks=model.num_blocks,
-        attention_resolutions=tuple(model.attention_resolutions),
-        attention_head_channels=model.attention_head_channels,
-        dropout=model.dropout,
-        dropout_max_resolution=model.dropout_max_resolution,
-        label_dropout=model.label_dropout,
-        label_balance=model.label_balance,
-        concat_balance=model.concat_balance,
-        residual_balance=model.residual_balance,
-        attention_balance=model.attention_balance,
-        resample_filter=tuple(model.resample_filter),
-        uncertainty_channels=model.uncertainty_channels,
-        remat=model.remat,
         compute_dtype=_dtype(model),
         rngs=rngs,
+        **{name: model[name] for name in (*_UNET, *own)},
     )
 
 

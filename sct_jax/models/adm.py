@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sct_jax.models.layers import Conv, GroupNorm, Init, Linear, positional_embedding
-from sct_jax.models.unet import Style, UNetBlock, check_image, check_sizes, drop_labels, entry_names
+from sct_jax.models.unet import Style, UNetBlock, check_image, check_sizes, decode, drop_labels, encode, entry_names
 
 INIT = Init("kaiming_uniform", weight=math.sqrt(1 / 3), bias_weight=math.sqrt(1 / 3))
 INIT_ZERO = Init("kaiming_uniform", weight=0.0)
@@ -110,20 +110,10 @@ class ADM(nnx.Module):
         """
         check_image(x, self.image_size, self.in_channels)
         embedded = self.embed(c_noise, label_vector, augment_labels, dropout_key)
-        x, skips = self.encoder["level0_conv"](x.astype(self.compute_dtype)), []
-        for level in range(self.levels):
-            if level:
-                x = self.encoder[f"level{level}_down"](x, embedded, dropout_key)
-            skips.append(x)
-            for index in range(self.num_blocks):
-                x = self.encoder[f"level{level}_block{index}"](x, embedded, dropout_key)
-                skips.append(x)
-        for level in reversed(range(self.levels)):
-            for name in entry_names(level, self.levels):
-                x = self.decoder[name](x, embedded, dropout_key)
-            for index in range(self.num_blocks + 1):
-                x = jnp.concatenate([x, skips.pop()], axis=-1)
-                x = self.decoder[f"level{level}_block{index}"](x, embedded, dropout_key)
+        sizes = self.levels, self.num_blocks
+        x, skips = encode(self.encoder, *sizes, x.astype(self.compute_dtype), embedded, dropout_key)
+        join = lambda x, skip: jnp.concatenate([x, skip], axis=-1)  # noqa: E731
+        x = decode(self.decoder, *sizes, x, skips, embedded, dropout_key, join)
         return self.out_conv(jax.nn.silu(self.out_norm(x))).astype(jnp.float32)
 
     def embed(

@@ -10,7 +10,7 @@ off, needs no switch.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from sct_jax.models.magnitude_preserving import (
     mp_sum,
     normalize,
 )
-from sct_jax.models.unet import check_image, check_sizes, drop_labels, entry_names
+from sct_jax.models.unet import Block, check_image, check_sizes, decode, drop_labels, encode, entry_names
 
 CLIP = 256.0
 
@@ -126,8 +126,11 @@ class EDM2(nnx.Module):
         embedded = self.embed(c_noise, label_vector, dropout_key)
         x = x.astype(self.compute_dtype)
         x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)  # in place of biases
-        x, skips = self._encode(x, embedded, dropout_key)
-        return self._decode(x, skips, embedded, dropout_key).astype(jnp.float32)
+        sizes = self.levels, self.num_blocks
+        x, skips = encode(self.encoder, *sizes, x, embedded, dropout_key)
+        join = partial(mp_cat, balance=self.concat_balance)
+        x = decode(self.decoder, *sizes, x, skips, embedded, dropout_key, join)
+        return self.out_conv(x, self.out_gain[...]).astype(jnp.float32)
 
     def embed(
         self, c_noise: jax.Array, label_vector: jax.Array | None = None, dropout_key: jax.Array | None = None
@@ -139,30 +142,6 @@ class EDM2(nnx.Module):
             labels = drop_labels(labels.astype(jnp.float32), self.label_dropout, dropout_key)
             embedded = mp_sum(embedded, self.map_label(labels * self.label_dim**0.5), self.label_balance)
         return mp_silu(embedded)
-
-    def _encode(self, x, embedded, dropout_key) -> tuple[jax.Array, list[jax.Array]]:
-        """The image to the deepest features, and every intermediate result, shallowest first."""
-        skips = []
-        for level in range(self.levels):
-            if level == 0:
-                x = self.encoder["level0_conv"](x)
-            else:
-                x = self.encoder[f"level{level}_down"](x, embedded, dropout_key)
-            skips.append(x)
-            for index in range(self.num_blocks):
-                x = self.encoder[f"level{level}_block{index}"](x, embedded, dropout_key)
-                skips.append(x)
-        return x, skips
-
-    def _decode(self, x, skips, embedded, dropout_key) -> jax.Array:
-        """Deepest features to output, using up `skips`."""
-        for level in reversed(range(self.levels)):
-            for name in entry_names(level, self.levels):
-                x = self.decoder[name](x, embedded, dropout_key)
-            for index in range(self.num_blocks + 1):
-                x = mp_cat(x, skips.pop(), self.concat_balance)
-                x = self.decoder[f"level{level}_block{index}"](x, embedded, dropout_key)
-        return self.out_conv(x, self.out_gain[...])
 
 
 class Uncertainty(nnx.Module):
@@ -176,12 +155,12 @@ class Uncertainty(nnx.Module):
         return self.linear(self.fourier(c_noise))[:, 0]
 
 
-class EDM2Block(nnx.Module):
+class EDM2Block(Block):
     """The residual block [B, H, W, in] -> [B, H', W', out] (fig. 21); the embedding scales between its convolutions.
 
     An encoder block (`encode`) changes the width first and normalises each pixel; a decoder block does neither, and
     its convolution sees all inputs. `index` tells the blocks of a network apart, so that one dropout key gives each
-    its own mask. With `remat` the backward pass computes the block's inside once more instead of keeping it.
+    its own mask.
     """
 
     def __init__(
@@ -213,17 +192,6 @@ class EDM2Block(nnx.Module):
         self.embedding_gain = nnx.Param(jnp.zeros(()))
         self.conv1 = MPConv(out_channels, out_channels, 3, rngs=rngs)
         self.attention = MPAttention(out_channels, head_channels, rngs=rngs) if attention else None
-
-    def __call__(self, x: jax.Array, embedded: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
-        if not self.remat:
-            return self._apply(x, embedded, dropout_key)
-        graph, state = nnx.split(self)
-
-        @jax.checkpoint
-        def apply(state: Any, *inputs: Any) -> jax.Array:
-            return nnx.merge(graph, state)._apply(*inputs)
-
-        return apply(state, x, embedded, dropout_key)
 
     def _apply(self, x: jax.Array, embedded: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
         if self.up:

@@ -1,6 +1,6 @@
 """What the U-Nets of the EDM family share: the residual block, in the styles of its architectures, and its places."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -42,11 +42,33 @@ class Style(NamedTuple):
     project_resampled: bool
 
 
-class UNetBlock(nnx.Module):
+class Block(nnx.Module):
+    """What a U-Net is made of: a subclass has `remat`, and `_apply(x, embedded, dropout_key)` for its inside.
+
+    With `remat` the backward pass computes the inside once more instead of keeping it.
+    """
+
+    remat: bool
+
+    def __call__(self, x: jax.Array, embedded: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
+        if not self.remat:
+            return self._apply(x, embedded, dropout_key)
+        graph, state = nnx.split(self)
+
+        @jax.checkpoint
+        def apply(state: Any, *inputs: Any) -> jax.Array:
+            return nnx.merge(graph, state)._apply(*inputs)
+
+        return apply(state, x, embedded, dropout_key)
+
+    def _apply(self, x: jax.Array, embedded: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+        raise NotImplementedError
+
+
+class UNetBlock(Block):
     """The residual block [B, H, W, in] -> [B, H', W', out], conditioned on an embedding between its convolutions.
 
-    `index` tells the blocks of a network apart, so that one dropout key gives each its own mask. With `remat` the
-    backward pass computes the block's inside once more instead of keeping it.
+    `index` tells the blocks of a network apart, so that one dropout key gives each its own mask.
     """
 
     def __init__(
@@ -81,17 +103,6 @@ class UNetBlock(nnx.Module):
         options = dict(eps=style.eps, qkv_init=style.init_attention, out_init=style.init_zero)
         self.attention = SelfAttention(out_channels, heads, rngs=rngs, **options) if attention else None
 
-    def __call__(self, x: jax.Array, embedded: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
-        if not self.remat:
-            return self._apply(x, embedded, dropout_key)
-        graph, state = nnx.split(self)
-
-        @jax.checkpoint
-        def apply(state: Any, *inputs: Any) -> jax.Array:
-            return nnx.merge(graph, state)._apply(*inputs)
-
-        return apply(state, x, embedded, dropout_key)
-
     def _apply(self, x: jax.Array, embedded: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
         shortcut = self._shortcut(x)
         x = self.conv0(jax.nn.silu(self.norm0(x)))
@@ -112,6 +123,42 @@ class UNetBlock(nnx.Module):
         if self.up:
             return upsample(x, self.resample_filter)
         return downsample(x, self.resample_filter) if self.down else x
+
+
+def encode(
+    layers: Any, levels: int, num_blocks: int, x: jax.Array, embedded: jax.Array, dropout_key: jax.Array | None
+) -> tuple[jax.Array, list[jax.Array]]:
+    """Runs a plain encoder: the image to the deepest features, and every intermediate result, shallowest first."""
+    skips = []
+    for level in range(levels):
+        if level == 0:
+            x = layers["level0_conv"](x)
+        else:
+            x = layers[f"level{level}_down"](x, embedded, dropout_key)
+        skips.append(x)
+        for index in range(num_blocks):
+            x = layers[f"level{level}_block{index}"](x, embedded, dropout_key)
+            skips.append(x)
+    return x, skips
+
+
+def decode(
+    layers: Any,
+    levels: int,
+    num_blocks: int,
+    x: jax.Array,
+    skips: list[jax.Array],
+    embedded: jax.Array,
+    dropout_key: jax.Array | None,
+    join: Callable[[jax.Array, jax.Array], jax.Array],
+) -> jax.Array:
+    """Runs a plain decoder: deepest features to shallowest, each block after `join(x, skip)`; uses up `skips`."""
+    for level in reversed(range(levels)):
+        for name in entry_names(level, levels):
+            x = layers[name](x, embedded, dropout_key)
+        for index in range(num_blocks + 1):
+            x = layers[f"level{level}_block{index}"](join(x, skips.pop()), embedded, dropout_key)
+    return x
 
 
 def entry_names(level: int, levels: int) -> tuple[str, ...]:
