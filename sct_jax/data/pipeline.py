@@ -2,8 +2,11 @@
 
 The training loop puts ``pipeline.arrays`` on the device once, hands ``pipeline.next(step, num_steps)`` to
 each dispatch, and calls ``pipeline.fetch`` inside the jitted step to turn one step's item into a batch.
+
+Of several processes each reads only its own rows of the global batch; the batch is the same for any number of them.
 """
 
+import dataclasses
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,7 +33,10 @@ class Pipeline(Protocol):
     arrays: dict[str, np.ndarray]
 
     def next(self, step: int, num_steps: int) -> dict[str, np.ndarray]:
-        """Returns the items of steps ``step ... step + num_steps - 1``, stacked along a leading axis."""
+        """Returns the items of steps ``step ... step + num_steps - 1``, stacked along a leading axis.
+
+        The second axis is that of this process's rows of the batch.
+        """
         ...
 
     def fetch(self, arrays: Batch, item: Batch) -> Batch:
@@ -43,21 +49,18 @@ class Pipeline(Protocol):
 
 
 class ResidentPipeline:
-    """The whole data set as arrays; an item is ``{"index": int32 [K, B]}`` and fetching gathers."""
+    """The whole data set as arrays; an item is ``{"index": int32 [K, rows]}`` and fetching gathers."""
 
     mode = "resident"
 
-    def __init__(self, source: Source, seed: int, batch_size: int):
+    def __init__(self, source: Source, order: "RowOrder"):
         self.spec = source.spec
-        self._seed, self._batch_size = seed, batch_size
+        self._order = order
         images, labels = source.read_all()
         self.arrays = {"image": images, "label": labels}
 
     def next(self, step: int, num_steps: int) -> dict[str, np.ndarray]:
-        order = [
-            batch_indices(self._seed, each, self._batch_size, self.spec.num_examples)
-            for each in range(step, step + num_steps)
-        ]
+        order = [self._order(each) for each in range(step, step + num_steps)]
         return {"index": np.stack(order).astype(np.int32)}
 
     def fetch(self, arrays: Batch, item: Batch) -> Batch:
@@ -74,10 +77,10 @@ class StreamedPipeline:
 
     mode = "streamed"
 
-    def __init__(self, source: Source, seed: int, batch_size: int, workers: int, prefetch: int, start_step: int):
+    def __init__(self, source: Source, order: "RowOrder", workers: int, prefetch: int, start_step: int):
         self.spec = source.spec
         self.arrays: dict[str, np.ndarray] = {}
-        self._read = BatchReader(source, seed, batch_size)
+        self._read = BatchReader(source, order)
         self._workers, self._prefetch = workers, prefetch
         self._step = start_step
         self._iterator = _iterate(self._read, start_step, workers, prefetch)
@@ -105,16 +108,29 @@ class StreamedPipeline:
             self._iterator = None
 
 
-class BatchReader:
-    """Reads the batch of a step. A UserError comes back as bytes under ``error``: so it crosses processes."""
+@dataclasses.dataclass(frozen=True)
+class RowOrder:
+    """The examples of a step, int64 ``[len(rows)]``: those rows of the global batch (all when ``rows`` is None)."""
 
-    def __init__(self, source: Source, seed: int, batch_size: int):
-        self._source, self._seed, self._batch_size = source, seed, batch_size
+    seed: int
+    batch_size: int
+    num_examples: int
+    rows: np.ndarray | None
+
+    def __call__(self, step: int) -> np.ndarray:
+        indices = batch_indices(self.seed, int(step), self.batch_size, self.num_examples)
+        return indices if self.rows is None else indices[self.rows]
+
+
+class BatchReader:
+    """Reads the rows of a step. A UserError comes back as bytes under ``error``: so it crosses processes."""
+
+    def __init__(self, source: Source, order: RowOrder):
+        self._source, self._order = source, order
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
-        indices = batch_indices(self._seed, int(step), self._batch_size, self._source.spec.num_examples)
         try:
-            examples = [self._source[int(index)] for index in indices]
+            examples = [self._source[int(index)] for index in self._order(step)]
         except UserError as error:
             return {"error": np.frombuffer(str(error).encode(), np.uint8)}
         images, labels = zip(*examples, strict=True)
@@ -131,6 +147,7 @@ def make_pipeline(
     workers: int = 0,
     prefetch: int = 2,
     start_step: int = 0,
+    rows: np.ndarray | None = None,
 ) -> Pipeline:
     """Makes the pipeline that feeds training.
 
@@ -144,16 +161,28 @@ def make_pipeline(
         needs the usual ``if __name__ == "__main__"`` guard.
       prefetch: streamed only: batches read ahead (in each process), each by its own thread; 0 for none.
       start_step: streamed only: the first step that will be asked for.
+      rows: int ``[R]``, the rows of the global batch that this process needs (those of its devices, ascending); items
+        hold these only, and no others are read. None: all.
     """
     if mode not in MODES:
         raise UserError(f"unknown data mode {mode!r}: choose one of {', '.join(MODES)}")
     if batch_size < 1 or workers < 0 or prefetch < 0 or start_step < 0:
         raise ValueError(f"out of range: {batch_size=}, {workers=}, {prefetch=}, {start_step=}")
     spec = source.spec
+    order = RowOrder(seed, batch_size, spec.num_examples, _checked_rows(rows, batch_size))
     mebibytes = spec.num_examples * spec.image_size**2 * spec.channels * np.dtype(spec.dtype).itemsize / 2**20
     if mode == "resident" or (mode == "auto" and mebibytes <= resident_max_mib):
-        return ResidentPipeline(source, seed, batch_size)
-    return StreamedPipeline(source, seed, batch_size, workers, prefetch, start_step)
+        return ResidentPipeline(source, order)
+    return StreamedPipeline(source, order, workers, prefetch, start_step)
+
+
+def _checked_rows(rows: np.ndarray | None, batch_size: int) -> np.ndarray | None:
+    if rows is None:
+        return None
+    rows = np.asarray(rows)
+    if rows.ndim != 1 or not rows.size or rows[0] < 0 or rows[-1] >= batch_size or (np.diff(rows) <= 0).any():
+        raise ValueError(f"rows must be a list of some of 0 ... {batch_size - 1}, ascending, each once: {rows}")
+    return rows
 
 
 def _iterate(read: BatchReader, start_step: int, workers: int, prefetch: int) -> Any:

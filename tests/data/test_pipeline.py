@@ -16,6 +16,20 @@ def folder(tmp_path_factory):
     return root
 
 
+class CountingSource:
+    """Counts the images that are read one by one."""
+
+    def __init__(self, source):
+        self.source, self.spec, self.read_all, self.reads = source, source.spec, source.read_all, 0
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        self.reads += 1
+        return self.source[index]
+
+
 def batches(pipeline, start_step, counts):
     """Fetches, inside jit, the batches of consecutive dispatches of the given numbers of steps."""
     fetch = jax.jit(pipeline.fetch)
@@ -84,6 +98,33 @@ def test_item_shapes_are_those_promised(folder):
     assert items["label"].shape == (3, 4)
     assert streamed.arrays == {}
     streamed.close()
+
+
+@pytest.mark.parametrize("mode", ["resident", "streamed"])
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_the_parts_of_several_processes_are_the_whole_batch(folder, mode, processes):
+    """Process p has the rows p, p + n, ...: no process reads another's, together they are the order's batch."""
+    source = CountingSource(open_source("folder", folder))
+    whole = [np.full(6, -1), np.zeros((6, 6, 6, 3), np.uint8)]
+    for process in range(processes):
+        rows = np.arange(6)[process::processes]
+        pipeline = make_pipeline(source, seed=9, batch_size=6, mode=mode, prefetch=0, start_step=4, rows=rows)
+        before = source.reads
+        items = pipeline.next(4, 1)
+        assert {item.shape[:2] for item in items.values()} == {(1, len(rows))}
+        assert source.reads - before == (len(rows) if mode == "streamed" else 0)
+        batch = pipeline.fetch(pipeline.arrays, {name: item[0] for name, item in items.items()})
+        whole[0][rows], whole[1][rows] = batch["label"], batch["image"]
+    images, labels = source.read_all()
+    index = batch_indices(9, 4, 6, 10)
+    np.testing.assert_array_equal(whole[0], labels[index])
+    np.testing.assert_array_equal(whole[1], images[index])
+
+
+@pytest.mark.parametrize("rows", [[], [2, 1], [1, 1], [-1, 0], [3, 4], [[0, 1]]])
+def test_rows_outside_the_batch_are_refused(folder, rows):
+    with pytest.raises(ValueError, match=r"rows must be a list of some of 0 \.\.\. 3"):
+        make_pipeline(open_source("folder", folder), seed=0, batch_size=4, rows=np.array(rows, np.int64))
 
 
 def test_auto_looks_at_the_size(folder):
