@@ -5,15 +5,17 @@ imported where they are used.
 """
 
 from sct_jax.data.order import batch_indices
-from sct_jax.data.pipeline import Pipeline, make_pipeline
+from sct_jax.data.pipeline import InputStalled, Pipeline, Watch, make_pipeline
 from sct_jax.data.prepare import prepare
 from sct_jax.data.sources import list_splits, open_source
 from sct_jax.data.spec import DataSpec, Source
 
 __all__ = [
     "DataSpec",
+    "InputStalled",
     "Pipeline",
     "Source",
+    "Watch",
     "batch_indices",
     "list_splits",
     "make_pipeline",

@@ -1,4 +1,4 @@
-"""Batches for training: resident on the device, or streamed through Grain. Both give the same batches.
+"""Batches for training: resident on the device, or streamed by threads or Grain's processes. All give the same batches.
 
 The training loop puts ``pipeline.arrays`` on the device once, hands ``pipeline.next(step, num_steps)`` to
 each dispatch, and calls ``pipeline.fetch`` inside the jitted step to turn one step's item into a batch.
@@ -7,11 +7,13 @@ Of several processes each reads only its own rows of the global batch; the batch
 """
 
 import dataclasses
+import functools
 from typing import Any, Protocol
 
 import numpy as np
 
 from sct_jax.data.order import batch_indices
+from sct_jax.data.reading import InputStalled, ReadAhead, Watch
 from sct_jax.data.spec import DataSpec, Source
 from sct_jax.errors import UserError
 
@@ -73,39 +75,46 @@ class ResidentPipeline:
 
 
 class StreamedPipeline:
-    """Batches read ahead of their step by Grain's threads or processes; an item is the batches themselves."""
+    """Batches read ahead of their step; an item is the batches themselves."""
 
     mode = "streamed"
 
-    def __init__(self, source: Source, order: "RowOrder", workers: int, prefetch: int, start_step: int):
+    def __init__(self, source: Source, order: "RowOrder", workers: int, prefetch: int, start_step: int, watch: Watch):
         self.spec = source.spec
         self.arrays: dict[str, np.ndarray] = {}
-        self._read = BatchReader(source, order)
-        self._workers, self._prefetch = workers, prefetch
-        self._step = start_step
-        self._iterator = _iterate(self._read, start_step, workers, prefetch)
+        self._start = functools.partial(ReadAhead, BatchReader(source, order), workers=workers, prefetch=prefetch)
+        self._watch = watch
+        self._step, self._taken = start_step, []
+        self._ahead: ReadAhead | None = self._start(start_step)
 
     def next(self, step: int, num_steps: int) -> dict[str, np.ndarray]:
-        if self._iterator is None or step != self._step:
+        if self._ahead is None or step != self._step:
             self.close()
-            self._step, self._iterator = step, _iterate(self._read, step, self._workers, self._prefetch)
-        batches = []
-        for _ in range(num_steps):
-            batch = next(self._iterator)
+            self._step, self._ahead = step, self._start(step)
+        while len(self._taken) < num_steps:  # what was taken stays when the wait is broken off by the watch's poll
+            try:
+                batch = self._ahead.take(self._watch)
+            except InputStalled:
+                self.close()
+                raise
             if "error" in batch:
                 self.close()
                 raise UserError(batch["error"].tobytes().decode())
-            batches.append(batch)
+            self._taken.append(batch)
+        batches, self._taken = self._taken[:num_steps], self._taken[num_steps:]
         self._step += num_steps
+        if num_steps == 1:
+            return {name: array[None] for name, array in batches[0].items()}
         return {name: np.stack([batch[name] for batch in batches]) for name in ("image", "label")}
 
     def fetch(self, arrays: Batch, item: Batch) -> Batch:
         return {"image": item["image"], "label": item["label"]}
 
     def close(self) -> None:
-        if self._iterator is not None:
-            self._iterator.close()
-            self._iterator = None
+        self._taken = []
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +157,7 @@ def make_pipeline(
     prefetch: int = 2,
     start_step: int = 0,
     rows: np.ndarray | None = None,
+    watch: Watch = Watch(),  # noqa: B008 - it cannot be changed
 ) -> Pipeline:
     """Makes the pipeline that feeds training.
 
@@ -163,6 +173,8 @@ def make_pipeline(
       start_step: streamed only: the first step that will be asked for.
       rows: int ``[R]``, the rows of the global batch that this process needs (those of its devices, ascending); items
         hold these only, and no others are read. None: all.
+      watch: streamed only: what happens while ``next`` waits: reports, the end of patience, and a way out. ``next``
+        raises InputStalled when the data does not come, or a process that reads it died.
     """
     if mode not in MODES:
         raise UserError(f"unknown data mode {mode!r}: choose one of {', '.join(MODES)}")
@@ -173,7 +185,7 @@ def make_pipeline(
     mebibytes = spec.num_examples * spec.image_size**2 * spec.channels * np.dtype(spec.dtype).itemsize / 2**20
     if mode == "resident" or (mode == "auto" and mebibytes <= resident_max_mib):
         return ResidentPipeline(source, order)
-    return StreamedPipeline(source, order, workers, prefetch, start_step)
+    return StreamedPipeline(source, order, workers, prefetch, start_step, watch)
 
 
 def _checked_rows(rows: np.ndarray | None, batch_size: int) -> np.ndarray | None:
@@ -183,19 +195,3 @@ def _checked_rows(rows: np.ndarray | None, batch_size: int) -> np.ndarray | None
     if rows.ndim != 1 or not rows.size or rows[0] < 0 or rows[-1] >= batch_size or (np.diff(rows) <= 0).any():
         raise ValueError(f"rows must be a list of some of 0 ... {batch_size - 1}, ascending, each once: {rows}")
     return rows
-
-
-def _iterate(read: BatchReader, start_step: int, workers: int, prefetch: int) -> Any:
-    """Returns Grain's iterator over the batches from ``start_step`` on, without end."""
-    import grain
-
-    batches = grain.MapDataset.range(start_step, 2**62).map(read)
-    options = grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch)
-    dataset = batches.to_iter_dataset(options)
-    if workers:
-        from absl import flags
-
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl flags; ours are not absl's
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers, max(1, prefetch)))
-    return iter(dataset)

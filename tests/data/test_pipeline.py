@@ -16,17 +16,17 @@ def folder(tmp_path_factory):
     return root
 
 
-class CountingSource:
-    """Counts the images that are read one by one."""
+class WitnessedSource:
+    """Notes which images are read one by one."""
 
     def __init__(self, source):
-        self.source, self.spec, self.read_all, self.reads = source, source.spec, source.read_all, 0
+        self.source, self.spec, self.read_all, self.reads = source, source.spec, source.read_all, []
 
     def __len__(self):
         return len(self.source)
 
     def __getitem__(self, index):
-        self.reads += 1
+        self.reads.append(index)
         return self.source[index]
 
 
@@ -104,17 +104,18 @@ def test_item_shapes_are_those_promised(folder):
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_the_parts_of_several_processes_are_the_whole_batch(folder, mode, processes):
     """Process p has the rows p, p + n, ...: no process reads another's, together they are the order's batch."""
-    source = CountingSource(open_source("folder", folder))
+    source = open_source("folder", folder)
     whole = [np.full(6, -1), np.zeros((6, 6, 6, 3), np.uint8)]
     for process in range(processes):
-        rows = np.arange(6)[process::processes]
-        pipeline = make_pipeline(source, seed=9, batch_size=6, mode=mode, prefetch=0, start_step=4, rows=rows)
-        before = source.reads
+        witness, rows = WitnessedSource(source), np.arange(6)[process::processes]
+        pipeline = make_pipeline(witness, seed=9, batch_size=6, mode=mode, prefetch=0, start_step=4, rows=rows)
         items = pipeline.next(4, 1)
         assert {item.shape[:2] for item in items.values()} == {(1, len(rows))}
-        assert source.reads - before == (len(rows) if mode == "streamed" else 0)
+        if mode == "streamed":
+            assert witness.reads[: len(rows)] == batch_indices(9, 4, 6, 10)[rows].tolist()
         batch = pipeline.fetch(pipeline.arrays, {name: item[0] for name, item in items.items()})
         whole[0][rows], whole[1][rows] = batch["label"], batch["image"]
+        pipeline.close()
     images, labels = source.read_all()
     index = batch_indices(9, 4, 6, 10)
     np.testing.assert_array_equal(whole[0], labels[index])
