@@ -1,0 +1,143 @@
+"""The real train step of a config, compiled for devices that may not be there, and what its compiler says of it."""
+
+import dataclasses
+import math
+import re
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from sct_jax import models, objectives
+from sct_jax.data import DataSpec
+from sct_jax.errors import UserError
+from sct_jax.plan import operations
+from sct_jax.plan.topology import Topology
+from sct_jax.training import assembly, mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class Traced:
+    """A train step for one mesh, not compiled yet.
+
+    Attributes:
+      operations: of a whole step over all devices, see ``operations.count``.
+      state: bytes on one chip of ``parameters``, ``optimizer``, ``ema``, ``context`` and ``batch``.
+      parameters: how many numbers.
+      seconds: what it took.
+    """
+
+    device_mesh: jax.sharding.Mesh
+    lowered: Any
+    operations: dict[str, int]
+    state: dict[str, int]
+    parameters: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What the compiler says of a train step.
+
+    Attributes:
+      text: of the program of one device, None when it does not fit.
+      memory: bytes on one chip as the compiler lays them out: ``temporaries``, ``code``, ``peak``.
+      xla: its own count on one chip, loops once: ``operations`` and ``bytes``.
+      seconds: what it took.
+      overflow: the compiler's words when the program does not fit.
+    """
+
+    text: str | None
+    memory: dict[str, int]
+    xla: dict[str, float]
+    seconds: float
+    overflow: str = ""
+
+
+def trace(config: Any, spec: DataSpec, topology: Topology) -> Traced:
+    """Traces the train step. Weights and teacher need not be there: their shapes follow from the config.
+
+    A teacher is taken to be a network of the same kind and size.
+
+    Raises:
+      UserError: when mesh, batch and devices do not fit each other.
+    """
+    began = time.perf_counter()
+    device_mesh = mesh.make_mesh(config.mesh.data, config.mesh.fsdp, topology.devices)
+    network = models.build(config.model, spec)
+    teacher = None
+    if config.objective.transition.startswith("teacher"):
+        teacher = objectives.Teacher(network.denoise, jax.eval_shape(network.init, jax.random.key(0)))
+    made = assembly.assemble(config, spec, device_mesh, teacher, network)
+    state, batch = assembly.abstract_state(made), assembly.abstract_batch(made, spec)
+    traced = jax.jit(made.train_step, donate_argnums=0).trace(state, batch)
+    lowered = traced.lower()
+    groups = {
+        "parameters": state.params,
+        "optimizer": state.opt_state,
+        "ema": state.ema,
+        "context": state.context,
+        "batch": batch,
+    }
+    return Traced(
+        device_mesh,
+        lowered,
+        operations.count(traced.jaxpr),
+        {name: sum(shard_bytes(leaf) for leaf in jax.tree.leaves(tree)) for name, tree in groups.items()},
+        sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)),
+        time.perf_counter() - began,
+    )
+
+
+def compile_step(traced: Traced) -> Compiled:
+    """Compiles what was traced; minutes for a large network."""
+    began = time.perf_counter()
+    elapsed = lambda: time.perf_counter() - began  # noqa: E731
+    try:
+        compiled = traced.lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
+            raise
+        overflow, memory = _overflow(str(error))
+        return Compiled(None, memory, {}, elapsed(), overflow)
+    return Compiled(compiled.as_text(), _memory(compiled), _cost(compiled), elapsed())
+
+
+def shard_bytes(leaf: jax.ShapeDtypeStruct) -> int:
+    """Bytes of an array on one device."""
+    shape = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape
+    return math.prod(shape) * np.dtype(leaf.dtype).itemsize
+
+
+def resident_bytes(config: Any, spec: DataSpec) -> int:
+    """Bytes on every chip of a data set that training keeps on the devices, 0 where it is streamed."""
+    pixels = spec.num_examples * spec.image_size**2 * spec.channels * np.dtype(spec.dtype).itemsize
+    fits = pixels <= config.data.resident_max_mib * 2**20
+    kept = config.data.pipeline == "resident" or (config.data.pipeline == "auto" and fits)
+    return pixels + 4 * spec.num_examples if kept else 0
+
+
+def _memory(compiled: Any) -> dict[str, int]:
+    found = compiled.memory_analysis()
+    if found is None:
+        raise UserError("this device's compiler does not tell what memory a program takes; plan for a TPU topology")
+    arguments, temporaries = found.argument_size_in_bytes, found.temp_size_in_bytes
+    code = found.generated_code_size_in_bytes
+    results = found.output_size_in_bytes - found.alias_size_in_bytes
+    peak = arguments + results + temporaries + code
+    return {"temporaries": temporaries, "code": code, "peak": peak}
+
+
+def _cost(compiled: Any) -> dict[str, float]:
+    found = compiled.cost_analysis()
+    found = found[0] if isinstance(found, list) else (found or {})
+    return {"operations": float(found.get("flops", 0)), "bytes": float(found.get("bytes accessed", 0))}
+
+
+def _overflow(message: str) -> tuple[str, dict[str, int]]:
+    """``Used 20.40G of 15.75G hbm``, in bytes."""
+    units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    found = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", message)
+    line = message.strip().splitlines()[0][:200]
+    return (found[0], {"peak": int(float(found[1]) * units[found[2]])}) if found else (line, {})
