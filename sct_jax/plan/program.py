@@ -136,8 +136,11 @@ def _cost(compiled: Any) -> dict[str, float]:
 
 
 def _overflow(message: str) -> tuple[str, dict[str, int]]:
-    """``Used 20.40G of 15.75G hbm``, in bytes."""
+    """The bytes that a refused program needs, arguments included, where the compiler tells."""
+    found = re.search(r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)", message)
+    found = found or re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", message)
+    if not found:
+        return message.strip().splitlines()[0][:200], {}
     units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    found = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", message)
-    line = message.strip().splitlines()[0][:200]
-    return (found[0], {"peak": int(float(found[1]) * units[found[2]])}) if found else (line, {})
+    words = f"it needs {found[1]} {found[2]}iB a chip and the compiler has {found[3]} {found[4]}iB"
+    return words, {"peak": int(float(found[1]) * units[found[2]])}

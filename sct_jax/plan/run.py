@@ -108,8 +108,9 @@ def _measures(
         return result | {"floor": None, "run": None, "weak_scaling": []}
     one = floor_lib.floor(chip, per_chip, moved or 0, sum(times))  # type: ignore[arg-type]
     arguments = (config.batch_size, config.total_steps, chips, price)
+    known = dataclasses.asdict(one) if module else {"compute": one.compute, "memory": None, "interconnect": None}
     return result | {
-        "floor": dataclasses.asdict(one) | {"step": one.step, "binds": one.binds},
+        "floor": known | {"step": one.step, "binds": one.binds},
         "run": {
             "at_floor": floor_lib.run(one.step, *arguments),
             "efficiency": efficiency,

@@ -34,8 +34,10 @@ def amount(count: float | None) -> str:
     return f"{count:.0f} "
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | None) -> str:
     """``12.3 ms``."""
+    if seconds is None:
+        return "unknown"
     return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
 
 

@@ -29,18 +29,21 @@ def _bytes(module: Module, name: str, instruction: Instruction) -> int:
     if opcode == "custom-call" and any(f'"{call}' in instruction.attributes for call in _FREE_CALLS):
         return 0
     written = _size(instruction.arrays)
-    if opcode.endswith("-start"):  # of copies and slices: the target, the source, and what they wait for
-        target, *_ = instruction.arrays or (Array("token", ()),)
-        source = _size(_operand(inside, instruction, 0))
-        return _size((target,)) + (target.bytes if source and opcode == "slice-start" else source)
+    read = sum(_size(_operand(inside, instruction, index)) for index in range(len(instruction.operands)))
+    if opcode == "copy-start":  # gives its target, its source, and what waits for it
+        return _size(instruction.arrays[:1]) + read
+    if opcode == "slice-start":
+        return _size(instruction.arrays[:1]) + (sum(each.bytes for each in instruction.arrays[:1]) if read else 0)
+    if opcode in ("all-gather-start", "collective-permute-start"):  # they give their operands once more
+        return written
     if opcode in _TAKES:
-        source = _operand(inside, instruction, 0)
-        return written + (sum(array.bytes for array in instruction.arrays) if _size(source) else 0)
+        taken = sum(array.bytes for array in instruction.arrays)
+        return written + (taken if _size(_operand(inside, instruction, 0)) else 0)
     if opcode == "dynamic-update-slice":
         return 2 * _size(_operand(inside, instruction, 1))
     if opcode == "fusion":
         return _fusion(module, inside, instruction)
-    return written + sum(_size(_operand(inside, instruction, index)) for index in range(len(instruction.operands)))
+    return written + read
 
 
 def _fusion(module: Module, inside: Computation, instruction: Instruction) -> int:

@@ -99,6 +99,33 @@ def test_traffic_of_a_compiled_loop_is_every_turns():
     assert bytes_of(40) - bytes_of(30) >= 10 * 3 * 4 * 32 * 32
 
 
+SCRATCH = """HloModule jit_g
+
+%update (all: f32[10,8], new: f32[1,8], at: s32[]) -> f32[10,8] {
+  %all = f32[10,8]{1,0} parameter(0)
+  %new = f32[1,8]{1,0} parameter(1)
+  %at = s32[]{:S(4)} parameter(2)
+  ROOT %done = f32[10,8]{1,0} dynamic-update-slice(%all, %new, %at, %at)
+}
+
+ENTRY %main (x: f32[10,8], y: f32[1,8]) -> f32[10,8] {
+  %x = f32[10,8]{1,0} parameter(0)
+  %y = f32[1,8]{1,0} parameter(1)
+  %begin = (f32[10,8]{1,0:S(1)}, f32[10,8]{1,0}, u32[]{:S(2)}) copy-start(%x)
+  %near = f32[10,8]{1,0:S(1)} copy-done(%begin)
+  %row = f32[1,8]{1,0:S(1)} slice(%near), slice={[0:1], [0:8]}
+  %where = s32[]{:S(4)} constant(3)
+  %twice = f32[1,8]{1,0} add(%row, %y)
+  ROOT %out = f32[10,8]{1,0} fusion(%x, %twice, %where), kind=kLoop, calls=%update
+}
+"""
+
+
+def test_scratch_memory_is_free_and_updates_in_place_move_what_they_change():
+    prefetch, twice, update = 320, 32 + 32, 32 + 32
+    assert traffic.count(hlo.parse(SCRATCH)) == prefetch + twice + update
+
+
 def test_text_without_a_program_is_refused():
     with pytest.raises(ValueError, match="ENTRY"):
         hlo.parse("HloModule nothing\n")

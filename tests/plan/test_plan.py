@@ -13,6 +13,7 @@ from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
 from sct_jax.plan import data_spec, program, topology
 from sct_jax.plan.run import make_plan
+from sct_jax.plan.text import describe
 
 SPEC = DataSpec(8, 1, 10, 1797)
 
@@ -188,6 +189,15 @@ class TestOnTpu:
         assert real["hours"] == pytest.approx(2 * best["hours"])
         assert real["cost"] == pytest.approx(real["hours"] * 4 * 2.0)
         assert np.all(np.diff([row["exposed"] for row in plan["weak_scaling"][3:]]) <= 0)
+
+    def test_what_does_not_fit_is_told_by_the_compiler(self, tiny_config):
+        config = config_lib.load_config(tiny_config, {"mesh.data": "-1", "model.channels": "16384"})
+        plan = make_plan(config, "v5e:2x2")
+        assert plan["fits"] is False
+        assert plan["memory"]["peak"] > sum(plan["memory"][part] for part in ("parameters", "optimizer", "ema"))
+        assert "DOES NOT FIT: peak" in describe(plan)
+        assert "config.mesh.fsdp" in describe(plan)
+        assert plan["floor"]["memory"] is None
 
     def test_a_shape_that_is_no_slice_is_refused(self):
         with pytest.raises(UserError, match=r"does not know the topology 'v5e:3x3'.*v5e, v6e"):
