@@ -1,6 +1,7 @@
 """The command line ``sct-jax VERB``: each verb is a few lines that call one room.
 
-Exit status: 0 on success; 2 with one clear line on a user's mistake; 130 or 143 after Ctrl-C or SIGTERM (state saved).
+Exit status: 0 on success; 2 with one clear line on a user's mistake; 130 or 143 after Ctrl-C or SIGTERM (state saved);
+75 when a restart may help.
 """
 
 import argparse
@@ -33,9 +34,12 @@ def train(args: argparse.Namespace) -> None:
         raise UserError("train needs --config FILE and --workdir FOLDER (see sct-jax train --help)")
     config = config_lib.load_config(args.config, dict(args.overrides))
     _start_jax()
-    from sct_jax.training.loop import train as run
+    from sct_jax.training import distributed
 
-    run(config, args.workdir)
+    with distributed.joined(args.coordinator, args.num_processes, args.process_id, complain=_complain):
+        from sct_jax.training.loop import train as run
+
+        run(config, args.workdir)
 
 
 def sample(args: argparse.Namespace) -> None:
@@ -113,6 +117,30 @@ def export(args: argparse.Namespace) -> None:
         print(path)
 
 
+def plan(args: argparse.Namespace) -> None:
+    """Compiles a config's train step for a TPU slice that is not there, or for this machine; what fits, how fast."""
+    from sct_jax import config as config_lib
+    from sct_jax.plan import topology
+
+    if args.out:
+        files.check_writable(args.out)
+    if args.topology != topology.LOCAL:
+        topology.parse(args.topology)
+        topology.prepare_environment()
+    config = config_lib.load_config(args.config, dict(args.overrides))
+    _start_jax()
+    from sct_jax.plan.run import make_plan
+    from sct_jax.plan.text import describe
+
+    result = make_plan(
+        config, args.topology, price=args.price_per_chip_hour, efficiency=args.efficiency, data=args.data_spec
+    )
+    print(describe(result))
+    if args.out:
+        result = {"config": args.config, "overrides": dict(args.overrides)} | result
+        print(files.write_text(args.out, json.dumps(result, indent=2) + "\n"))
+
+
 def report(args: argparse.Namespace) -> None:
     """Writes one self-contained HTML report of one or several runs."""
     from sct_jax.report.html import write_report
@@ -147,6 +175,10 @@ def _parser() -> Parser:
     sub.add_argument("--config", help="a Python file with get_config(); --config.KEY=VALUE overrides a field")
     sub.add_argument("--workdir", help="where config, metrics, samples and checkpoints go")
     sub.add_argument("--help-config", action="store_true", help="list every config field with its default and meaning")
+    found = "(default: found in the environment)"
+    sub.add_argument("--coordinator", default="", help=f"of several processes: HOST:PORT of process 0, or auto {found}")
+    sub.add_argument("--num-processes", type=int, default=0, help=f"how many there are {found}")
+    sub.add_argument("--process-id", type=int, default=-1, help=f"which of them this is, from 0 {found}")
 
     sub = verb(sample)
     _checkpoint_arguments(sub)
@@ -194,6 +226,14 @@ def _parser() -> Parser:
     sub.add_argument("--format", required=True, help="safetensors: the weights; stablehlo: the sampler (jax.export)")
     sub.add_argument("--steps", type=int, help="of the sampler (default: as sample)")
     sub.add_argument("--out", required=True, help="model.safetensors, or sampler.stablehlo")
+
+    sub = verb(plan)
+    sub.add_argument("--config", required=True, help="as for train; --config.KEY=VALUE overrides a field")
+    sub.add_argument("--topology", default="local", help="such as v5e:4x4; local: this machine's devices (default)")
+    sub.add_argument("--price-per-chip-hour", type=float, help="to say what the whole run costs")
+    sub.add_argument("--efficiency", type=float, default=0.4, help="share of the floor's speed to expect (0.4)")
+    sub.add_argument("--data-spec", default="", help="of data that is not here: 64x64x3,CLASSES,IMAGES")
+    sub.add_argument("--out", help="plan.json")
 
     sub = verb(report)
     sub.add_argument("workdirs", nargs="+", help="workdirs of runs")
@@ -263,26 +303,34 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if args.verb is None:
             parser.print_help()
             sys.exit(0)
-        if overrides and args.verb != "train":
-            raise UserError(f"--config.{overrides[0][0]} belongs to train, not to {args.verb}")
+        if overrides and args.verb not in ("train", "plan"):
+            raise UserError(f"--config.{overrides[0][0]} belongs to train and plan, not to {args.verb}")
         args.overrides = overrides
         args.run(args)
     except UserError as error:
         if "--debug" in arguments:
             raise
-        print(f"sct-jax: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(_complain(error))
     except BrokenPipeError:
         sys.exit(141)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        code = getattr(error, "interrupted_exit_code", None)
+        code = _complain(error)
         if code is None:
             raise
-        print(f"sct-jax: {error}", file=sys.stderr)
         sys.exit(code)
     sys.exit(0)
+
+
+def _complain(error: BaseException) -> int | None:
+    """Prints the line of an exception that is meant to be read, and gives its exit status; None: it is a bug."""
+    code = 2 if isinstance(error, UserError) else 130 if isinstance(error, KeyboardInterrupt) else None
+    for name in ("exit_code", "interrupted_exit_code"):
+        code = getattr(error, name, code)
+    if code is not None and not isinstance(error, KeyboardInterrupt):
+        print(f"sct-jax: {error}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":
