@@ -119,9 +119,9 @@ def joined(
 ) -> Iterator[None]:
     """Runs its body as one of several processes, where ``find`` finds some; alone, it does nothing.
 
-    A body that ends well, or with an exception that all processes agreed on (it has ``interrupted_exit_code``), waits
-    for the others. After any other exception the process leaves at once and the others follow; so do all when one of
-    them dies: nothing after the ``with`` statement runs then.
+    A body that ends well, or as all agreed after a signal (``interrupted_exit_code`` above 128), waits for the others.
+    After any other exception the process leaves at once and the others follow; so do all when one of them dies: nothing
+    after the ``with`` statement runs then.
 
     Args:
       timeout: seconds in which all processes must have come (0: ``SCT_START_TIMEOUT``, or 300).
@@ -138,15 +138,19 @@ def joined(
         try:
             yield
         except Exception as error:
-            if not hasattr(error, "interrupted_exit_code"):
+            if not _agreed(error):
                 raise
             group.close()
             raise
         group.close()
     except BaseException as error:
-        if hasattr(error, "interrupted_exit_code"):
+        if _agreed(error):
             raise
         group.fail(error, complain)
+
+
+def _agreed(error: BaseException) -> bool:
+    return getattr(error, "interrupted_exit_code", 0) > 128
 
 
 def start(coordinator: str = "", num_processes: int = 0, process_id: int = -1, timeout: int = 0) -> peers.Group | None:
