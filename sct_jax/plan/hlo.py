@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterator
 
-_BITS = {"pred": 8, "token": 0, "opaque": 0, "s4": 4, "u4": 4, "bf16": 16, "c64": 64, "c128": 128}
+_BITS = {"pred": 8, "token": 0, "opaque": 0}  # of all others the name tells
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,<= ]*)\](?:\{([^}]*)\})?")
 _HEADER = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*)$")
@@ -26,7 +26,7 @@ class Array:
 
     @property
     def bytes(self) -> int:
-        bits = _BITS.get(self.dtype) or (0 if self.dtype in _BITS else int(re.search(r"\d+", self.dtype)[0]))  # type: ignore[index]
+        bits = _BITS[self.dtype] if self.dtype in _BITS else int(re.findall(r"\d+", self.dtype)[0])
         return math.prod(self.dims) * bits // 8
 
 
