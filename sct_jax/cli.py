@@ -94,8 +94,15 @@ def import_(args: argparse.Namespace) -> None:
 def prepare(args: argparse.Namespace) -> None:
     """Turns a folder, an EDM-style zip, a CIFAR-10 archive, IDX files or 'digits' into a data set on disk."""
     from sct_jax.data import prepare as run
+    from sct_jax.data import verify
 
-    print(run(args.source, args.out, kind=args.kind, image_size=args.image_size))
+    if args.verify:
+        print(verify(args.out))
+        return
+    if not args.source:
+        raise UserError("prepare needs --source, or --verify to check what was prepared (see sct-jax prepare --help)")
+    names = ("kind", "image_size", "crop", "workers", "compress", "skip_damaged")
+    print(run(args.source, args.out, **{name: getattr(args, name) for name in names}))
 
 
 def ema(args: argparse.Namespace) -> None:
@@ -209,10 +216,19 @@ def _parser() -> Parser:
     sub.add_argument("--image-size", type=int, default=0, help="of its images, where the weights do not tell")
 
     sub = verb(prepare)
-    sub.add_argument("--source", required=True, help="what to read; digits for the embedded digits")
-    sub.add_argument("--out", required=True, help="a new folder for the data set")
+    sub.add_argument("--source", help="what to read; digits for the embedded digits")
+    sub.add_argument("--out", required=True, help="a new folder for the data set; killed, the same command goes on")
     sub.add_argument("--kind", default="auto", help="folder, zip, cifar10, idx or digits (default: found out)")
     sub.add_argument("--image-size", type=int, default=0, help="crop and resize, or pad, to this (default: as stored)")
+    sub.add_argument(
+        "--crop",
+        default="centre",
+        help="of a folder or zip: centre (central square, Lanczos; the default) or adm (ADM's, as ImageNet-64 has it)",
+    )
+    sub.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
+    sub.add_argument("--compress", action="store_true", help="a third smaller, several times slower to read")
+    sub.add_argument("--skip-damaged", action="store_true", help="leave out images that cannot be read, and count them")
+    sub.add_argument("--verify", action="store_true", help="compare the data set in --out with its manifest's hashes")
 
     sub = verb(ema)
     sub.add_argument("--checkpoint", required=True, help="a run's workdir with several checkpoints")

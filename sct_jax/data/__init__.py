@@ -7,6 +7,7 @@ imported where they are used.
 from sct_jax.data.order import batch_indices
 from sct_jax.data.pipeline import InputStalled, Pipeline, Watch, make_pipeline
 from sct_jax.data.prepare import prepare
+from sct_jax.data.shards import verify
 from sct_jax.data.sources import list_splits, open_source
 from sct_jax.data.spec import DataSpec, Source
 
@@ -21,4 +22,5 @@ __all__ = [
     "make_pipeline",
     "open_source",
     "prepare",
+    "verify",
 ]

@@ -1,10 +1,13 @@
 """Images as files: a folder whose sub-folders are the classes, and EDM-style zips with a ``dataset.json``."""
 
+import copy
+import dataclasses
+import hashlib
 import json
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -13,74 +16,30 @@ import numpy as np
 
 from sct_jax.data.images import IMAGE_SUFFIXES, decode_image, read_header
 from sct_jax.data.spec import DataSpec, check_split
+from sct_jax.data.stores import FolderStore, Store, ZipStore, is_hidden
 from sct_jax.errors import UserError
 
 LABEL_FILE = "dataset.json"
 SPLIT_FOLDERS = ("train", "test", "val", "valid", "validation")
+_PARALLEL = 4096
 _MAX_LABEL = np.iinfo(np.int32).max
 
 
-class FolderStore:
-    """The files of a folder, by path relative to it."""
-
-    def __init__(self, root: Path):
-        self.root = root
-
-    def names(self) -> list[str]:
-        """Returns all files, sorted, hidden ones left out."""
-        found = []
-        for folder, subfolders, files in os.walk(self.root, followlinks=True):
-            subfolders[:] = [name for name in subfolders if not _is_hidden(name)]
-            visible = [name for name in files if not _is_hidden(name)]
-            found += [(Path(folder) / name).relative_to(self.root).as_posix() for name in visible]
-        return sorted(found)
-
-    def open(self, name: str) -> IO[bytes]:
-        return (self.root / name).open("rb")
-
-    def describe(self, name: str) -> str:
-        return str(self.root / name)
-
-
-class ZipStore:
-    """The members of a zip; safe to read from several threads, reopened where it is unpickled."""
-
-    def __init__(self, archive: Path):
-        self.root = archive
-        try:
-            self._zip = zipfile.ZipFile(archive)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise UserError(f"cannot read {archive}: {error}; it is no zip, or incomplete") from error
-
-    def __reduce__(self):
-        return ZipStore, (self.root,)
-
-    def names(self) -> list[str]:
-        """Returns all files, sorted, hidden ones left out."""
-        names = (PurePosixPath(info.filename) for info in self._zip.infolist() if not info.is_dir())
-        return sorted(str(name) for name in names if not any(map(_is_hidden, name.parts)))
-
-    def open(self, name: str) -> IO[bytes]:
-        return self._zip.open(name)
-
-    def describe(self, name: str) -> str:
-        return f"{self.root}:{name}"
-
-
 class FileSource:
-    """Encoded images, decoded when asked for. All headers are read at the start, to agree on a shape."""
+    """Encoded images, decoded when asked for. Headers are read at the start, to agree on a shape."""
 
     def __init__(
         self,
-        store: FolderStore | ZipStore,
+        store: Store,
         names: list[str],
         labels: list[int] | None,
         class_names: tuple[str, ...],
         image_size: int,
+        crop: str,
     ):
         self._store, self._names = store, names
         self._labels = np.zeros(len(names), np.int32) if labels is None else np.asarray(labels, np.int32)
-        self._image_size = image_size
+        self._image_size, self._crop = image_size, crop
         num_classes = 0 if labels is None else len(class_names) or int(self._labels.max()) + 1
         native, channels = self._agree_on_shape()
         self.spec = DataSpec(image_size or native, channels, num_classes, len(names), class_names)
@@ -98,22 +57,48 @@ class FileSource:
             images[index] = image
         return images, self._labels
 
+    def part(self, first: int, end: int) -> "FileSource":
+        """Returns the examples ``first ... end - 1`` as a source that costs little to send to another process."""
+        part = copy.copy(self)
+        part._names, part._labels = self._names[first:end], self._labels[first:end]
+        part._store = self._store.part(part._names)
+        part.spec = dataclasses.replace(self.spec, num_examples=len(part._names))
+        return part
+
+    def fingerprint(self) -> str:
+        """Returns a hash of the listing of files and their labels: it changes when one of them does."""
+        try:
+            digest = hashlib.sha256(self._store.fingerprint(self._names).encode())
+        except OSError as error:
+            raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
+        digest.update(self._labels.tobytes() + repr(self.spec.class_names).encode())
+        return digest.hexdigest()
+
     def _agree_on_shape(self) -> tuple[int, int]:
-        """Returns the images' size (the same for all unless resized) and channels (3 if one has colour)."""
-        headers = list(_parallel(lambda name: self._with_file(name, read_header), self._names))
-        first = headers[0]
-        if not self._image_size:
-            for name, header in zip(self._names, headers, strict=True):
-                found = f"image {self._store.describe(name)} is {header.width}x{header.height}"
-                if header.width != header.height:
-                    raise UserError(f"{found}, not square: set image_size to crop and resize all images")
-                if header.width != first.width:
-                    others = f"others are {first.width}x{first.height}"
-                    raise UserError(f"{found} but {others}: set image_size to resize all images")
-        return first.width, max(header.channels for header in headers)
+        """Returns the images' size (the same for all unless resized) and channels (3 if one has colour).
+
+        Of images that are resized, those up to the first with colour are looked at.
+        """
+        headers = _parallel(lambda name: self._with_file(name, read_header), self._names)
+        first, channels = None, 1
+        for name, header in zip(self._names, headers, strict=False):
+            first, channels = first or header, max(channels, header.channels)
+            if self._image_size:
+                if channels == 3:
+                    break
+                continue
+            found = f"image {self._store.describe(name)} is {header.width}x{header.height}"
+            if header.width != header.height:
+                raise UserError(f"{found}, not square: set image_size to crop and resize all images")
+            if header.width != first.width:
+                others = f"others are {first.width}x{first.height}"
+                raise UserError(f"{found} but {others}: set image_size to resize all images")
+        headers.close()
+        assert first is not None
+        return first.width, channels
 
     def _decode(self, file: IO[bytes], name: str) -> np.ndarray:
-        return decode_image(file, name, self.spec.channels, self._image_size)
+        return decode_image(file, name, self.spec.channels, self._image_size, self._crop)
 
     def _with_file(self, name: str, use: Callable[[IO[bytes], str], Any]) -> Any:
         described = self._store.describe(name)
@@ -131,7 +116,7 @@ class FileSource:
             raise UserError(f"cannot read image {described}: {error}; replace or remove it") from error
 
 
-def open_folder(path: str, split: str, image_size: int) -> FileSource:
+def open_folder(path: str, split: str, image_size: int, crop: str = "centre") -> FileSource:
     """Opens a folder of images.
 
     Labels come from its ``dataset.json`` (see ``open_zip``) or else from its sub-folders, the classes in
@@ -146,10 +131,11 @@ def open_folder(path: str, split: str, image_size: int) -> FileSource:
     names = store.names()
     images = _image_names(names, str(part))
     if LABEL_FILE in names:
-        return FileSource(store, images, _json_labels((part / LABEL_FILE).read_bytes(), store, images), (), image_size)
+        labels = _json_labels((part / LABEL_FILE).read_bytes(), store, images)
+        return FileSource(store, images, labels, (), image_size, crop)
     parts = [root / name for name in divided] or [root]
     classes = sorted({folder.name for part in parts for folder in _subfolders(part)})
-    return FileSource(store, images, _folder_labels(part, images, classes), tuple(classes), image_size)
+    return FileSource(store, images, _folder_labels(part, images, classes), tuple(classes), image_size, crop)
 
 
 def folder_splits(path: str) -> tuple[str, ...]:
@@ -157,7 +143,7 @@ def folder_splits(path: str) -> tuple[str, ...]:
     return _split_folders(_existing(path, Path.is_dir, "a folder of images")) or ("train",)
 
 
-def open_zip(path: str, split: str, image_size: int) -> FileSource:
+def open_zip(path: str, split: str, image_size: int, crop: str = "centre") -> FileSource:
     """Opens a zip in the format of EDM's dataset tool (Karras et al. 2022).
 
     Its ``dataset.json`` holds ``{"labels": [["00000/img00000000.png", 6], ...]}``; without that file, or with
@@ -176,7 +162,7 @@ def open_zip(path: str, split: str, image_size: int) -> FileSource:
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
             raise UserError(f"cannot read {store.describe(LABEL_FILE)}: {error}; make the zip again") from error
         labels = _json_labels(content, store, images)
-    return FileSource(store, images, labels, (), image_size)
+    return FileSource(store, images, labels, (), image_size, crop)
 
 
 def zip_splits(path: str) -> tuple[str, ...]:
@@ -194,11 +180,7 @@ def _existing(path: str, is_kind: Callable[[Path], bool], what: str) -> Path:
 
 
 def _subfolders(root: Path) -> list[Path]:
-    return sorted(folder for folder in root.iterdir() if folder.is_dir() and not _is_hidden(folder.name))
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+    return sorted(folder for folder in root.iterdir() if folder.is_dir() and not is_hidden(folder.name))
 
 
 def _split_folders(root: Path) -> tuple[str, ...]:
@@ -215,18 +197,20 @@ def _image_names(names: Iterable[str], where: str) -> list[str]:
 
 
 def _folder_labels(root: Path, images: list[str], classes: list[str]) -> list[int] | None:
-    tops = [PurePosixPath(name).parts[0] if "/" in name else "" for name in images]
+    tops = [name.partition("/")[0] if "/" in name else "" for name in images]
     if set(tops) == {""} and not classes:
         return None
     if "" in tops:
         raise UserError(f"{root / images[tops.index('')]} lies beside class folders: move it into one of them")
+    filled = set(tops)
     for folder in _subfolders(root):
-        if folder.name not in tops:
+        if folder.name not in filled:
             raise UserError(f"class folder {folder} has no images: fill it or remove it")
-    return [classes.index(top) for top in tops]
+    numbers = {name: number for number, name in enumerate(classes)}
+    return [numbers[top] for top in tops]
 
 
-def _json_labels(content: bytes, store: FolderStore | ZipStore, images: list[str]) -> list[int] | None:
+def _json_labels(content: bytes, store: Store, images: list[str]) -> list[int] | None:
     where = store.describe(LABEL_FILE)
     try:
         pairs = json.loads(content)["labels"]
@@ -244,7 +228,8 @@ def _json_labels(content: bytes, store: FolderStore | ZipStore, images: list[str
     return [table[name] for name in images]
 
 
-def _parallel(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
+def _parallel(function: Callable[[Any], Any], items: Sequence[Any]) -> Generator[Any]:
     """Maps in a few threads, results in order; Pillow decodes without the interpreter's lock."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        yield from pool.map(function, items)
+        for first in range(0, len(items), _PARALLEL):  # a million tasks at once would take gigabytes
+            yield from pool.map(function, items[first : first + _PARALLEL])

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from sct_jax.data import arrays, cifar, files, mixtures, tfds_source
+from sct_jax.data.crops import CROPS
 from sct_jax.data.spec import Source
 from sct_jax.errors import UserError
 
@@ -12,16 +13,17 @@ from sct_jax.errors import UserError
 class SourceKind(NamedTuple):
     """How a kind of source is opened and its splits listed."""
 
-    open: Callable[[str, str, int], Source]  # of the path, the split and the image size
+    open: Callable[..., Source]  # of the path, the split and the image size; those that crop: of the crop too
     splits: Callable[[str], tuple[str, ...]]
+    crops: bool = False
 
 
 SOURCES = {
     "digits": SourceKind(arrays.open_digits, arrays.digits_splits),
     "idx": SourceKind(arrays.open_idx, arrays.idx_splits),
     "cifar10": SourceKind(cifar.open_cifar10, cifar.cifar10_splits),
-    "folder": SourceKind(files.open_folder, files.folder_splits),
-    "zip": SourceKind(files.open_zip, files.zip_splits),
+    "folder": SourceKind(files.open_folder, files.folder_splits, crops=True),
+    "zip": SourceKind(files.open_zip, files.zip_splits, crops=True),
     "tfds": SourceKind(tfds_source.open_tfds, tfds_source.tfds_splits),
     "gmm": SourceKind(mixtures.open_gmm, mixtures.gmm_splits),
 }
@@ -29,7 +31,7 @@ SOURCES = {
 NO_DATA = "none"  # what the config of an imported model says
 
 
-def open_source(name: str, path: str = "", split: str = "train", image_size: int = 0) -> Source:
+def open_source(name: str, path: str = "", split: str = "train", image_size: int = 0, crop: str = "centre") -> Source:
     """Opens a data set for random access.
 
     Args:
@@ -45,8 +47,9 @@ def open_source(name: str, path: str = "", split: str = "train", image_size: int
           ``test``).
       path: where the data is.
       split: which part to open.
-      image_size: 0 keeps the images as they are. Otherwise ``folder`` and ``zip`` images are cropped to their
-        central square and resized to it; all others are padded with black up to it, but for ``gmm``, which is as it is.
+      image_size: 0 keeps the images as they are. Otherwise ``folder`` and ``zip`` images are cropped and resized to it;
+        all others are padded with black up to it, but for ``gmm``, which is as it is.
+      crop: how ``folder`` and ``zip`` images become squares: ``centre`` or ``adm`` (see ``crops.py``).
 
     Raises:
       UserError: the data is missing, damaged, or is not what the arguments say; the message says what to do.
@@ -55,7 +58,12 @@ def open_source(name: str, path: str = "", split: str = "train", image_size: int
         raise UserError("data.source = 'none': an imported model brings no images; name a data set")
     if image_size < 0:
         raise UserError(f"image_size={image_size} must be 0 (as the images are) or a positive number of pixels")
-    return source_kind(name).open(str(path), split, image_size)
+    kind = source_kind(name)
+    if crop not in CROPS:
+        raise UserError(f"unknown crop {crop!r}: choose one of {', '.join(CROPS)}")
+    if crop == "adm" and not (kind.crops and image_size):
+        raise UserError("the crop 'adm' makes squares of a folder's or zip's images: it needs these and an image_size")
+    return kind.open(str(path), split, image_size, crop) if kind.crops else kind.open(str(path), split, image_size)
 
 
 def list_splits(name: str, path: str = "") -> tuple[str, ...]:

@@ -1,6 +1,8 @@
 """What a data source is: a description and random access to images with integer labels."""
 
+import copy
 import dataclasses
+import hashlib
 from typing import Protocol
 
 import numpy as np
@@ -70,6 +72,18 @@ class ArraySource:
 
     def read_all(self) -> tuple[np.ndarray, np.ndarray]:
         return self._images, self._labels
+
+    def part(self, first: int, end: int) -> "ArraySource":
+        """Returns the examples ``first ... end - 1``."""
+        part = copy.copy(self)
+        part._images, part._labels = self._images[first:end], self._labels[first:end]
+        part.spec = dataclasses.replace(self.spec, num_examples=len(part._labels))
+        return part
+
+    def fingerprint(self) -> str:
+        """Returns a hash of the images and labels."""
+        digest = hashlib.sha256(self._images.tobytes() + self._labels.tobytes())
+        return digest.hexdigest()
 
 
 def pad_to_size(images: np.ndarray, image_size: int, what: str) -> np.ndarray:

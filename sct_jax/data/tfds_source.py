@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from sct_jax.data import png
 from sct_jax.data.images import decode_image, read_header
 from sct_jax.data.spec import DataSpec, check_split, pad_to_size
 from sct_jax.errors import UserError
@@ -28,9 +29,11 @@ class TfdsSource:
         builder = _builder(path)
         check_split_expression(builder, split, path)
         self._image_key, self._label_key = _feature_keys(builder.info.features, path)
-        decoders = {self._image_key: tfds.decode.SkipDecoding()}
         try:
-            self._records = builder.as_data_source(split=split, decoders=decoders)
+            # Bytes of tf.train.Example: the features' own reader takes longer than the pixels.
+            self._records = builder.as_data_source(
+                split=split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+            )
         except NotImplementedError as error:
             stored = ", ".join(sorted(file_format.value for file_format in builder.info.available_file_formats()))
             raise UserError(
@@ -49,12 +52,11 @@ class TfdsSource:
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         name = f"{index} of {self._what}"
-        record = self._record(index)
-        image = decode_image(io.BytesIO(record[self._image_key]), name, self.spec.channels, self._resize_to)
+        encoded, label = self._record(index)
+        image = self._decode(encoded, name)
         if image.shape[:2] != (self._native, self._native):
             found = f"{image.shape[1]}x{image.shape[0]}, the first {self._native}x{self._native}"
             raise UserError(f"image {name} is {found}: set image_size to crop and resize all images")
-        label = int(record[self._label_key]) if self._label_key else 0
         if label < 0 or label >= max(self.spec.num_classes, 1):
             raise UserError(f"image {name} has label {label}: only 0 to {self.spec.num_classes - 1} are classes")
         return pad_to_size(image, self.spec.image_size, self._what), label
@@ -67,9 +69,21 @@ class TfdsSource:
             images[index], labels[index] = self[index]
         return images, labels
 
-    def _record(self, index: int) -> dict[str, Any]:
+    def _decode(self, encoded: bytes, name: str) -> np.ndarray:
+        image = png.decode_stored(encoded)
+        size = self._resize_to
+        if image is not None and image.shape[2] == self.spec.channels and size in (0, max(image.shape[:2])):
+            return image  # one that is not square is complained about later
+        return decode_image(io.BytesIO(encoded), name, self.spec.channels, self._resize_to)
+
+    def _record(self, index: int) -> tuple[bytes, int]:
+        """Returns the encoded image of an example and its label."""
+        from tensorflow_datasets.proto import tf_example_pb2
+
         try:
-            return self._records[index]
+            features = tf_example_pb2.Example.FromString(self._records[index]).features.feature
+            label = features[self._label_key].int64_list.value[0] if self._label_key else 0
+            return features[self._image_key].bytes_list.value[0], label
         except Exception as error:  # the reader and the parser of records raise what they like
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(f"cannot read example {index} of {self._what}: {reason}; prepare it again") from error
@@ -78,7 +92,7 @@ class TfdsSource:
         """Settles the images' shape: from the features if they say it, else from the first image."""
         height, width, depth = features[self._image_key].shape
         fixed = height is not None and height == width
-        header = read_header(io.BytesIO(self._record(0)[self._image_key]), f"0 of {self._what}")
+        header = read_header(io.BytesIO(self._record(0)[0]), f"0 of {self._what}")
         self._resize_to = 0 if fixed else image_size
         if not fixed and not image_size and header.width != header.height:
             found = f"{header.width}x{header.height}, not square"
