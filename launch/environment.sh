@@ -49,17 +49,61 @@ make_environment() {
     fail "$python -m venv failed: install the venv module (on Debian and Ubuntu: apt install python3-venv)"
 }
 
-# train_here EXTRA [--dry-run] ARGUMENTS: `sct-jax train ARGUMENTS` in the environment with EXTRA, or what would be done.
+# restart_until_done COMMAND: runs it until it exits with 0, 2 (a mistake that no restart mends) or 130 (Ctrl-C), or
+# until this script was told to stop, which it hands on; returns the last status. Gives up after five quick failures in
+# a row. SCT_RESTART_PAUSE: seconds before a restart (10); SCT_QUICK_FAILURE: what failed sooner was quick (60).
+restart_until_done() {
+  local child status quick=0 began stop='' stopped=''
+  while :; do
+    began=$SECONDS
+    set -m  # its own process group: Ctrl-C comes to it once, from here
+    "$@" &
+    child=$!
+    set +m
+    trap 'stop=yes; kill -s TERM "$child" 2>/dev/null || true' TERM HUP
+    trap 'stop=yes; kill -s INT "$child" 2>/dev/null || true' INT
+    while :; do
+      stop='' status=0
+      wait "$child" || status=$?
+      [[ $stop ]] || break
+      stopped=yes
+    done
+    trap - TERM HUP INT
+    [[ ! $stopped && $status != 0 && $status != 2 && $status != 130 ]] || return "$status"
+    quick=$((SECONDS - began < ${SCT_QUICK_FAILURE:-60} ? quick + 1 : 0))
+    if ((quick == 5)); then
+      say "exit status $status, for the fifth time in a row soon after the start: giving up" >&2
+      return "$status"
+    fi
+    say "exit status $status: restarting in ${SCT_RESTART_PAUSE:-10} s" >&2
+    sleep "${SCT_RESTART_PAUSE:-10}"
+  done
+}
+
+# show COMMAND: prints it as one line that a shell reads back.
+show() {
+  local line
+  printf -v line '%q ' "$@"
+  printf '%s\n' "${line% }"
+}
+
+# help_of: the comment at the head of the running script.
+help_of() { sed -nE '/^#SBATCH/d; 2,/^[^#]/s/^# ?//p' "$0"; }
+
+# train_here EXTRA [--dry-run] ARGUMENTS: `sct-jax train ARGUMENTS` in the environment with EXTRA, restarted until it is
+# done; or what would be done.
 train_here() {
-  local extra=$1 dry=
+  local extra=$1 dry='' status=0
   shift
   [[ ${1:-} != --dry-run ]] || { dry=yes && shift; }
   (($#)) || fail "say what to train: --config FILE --workdir FOLDER (see .venv/bin/sct-jax train --help)"
   if [[ $dry ]]; then
-    printf '%q ' "$venv/bin/python" -m pip install --editable "${root}[$extra]" && echo
-    printf '%q ' "$venv/bin/sct-jax" train "$@" && echo
+    show "$venv/bin/python" -m pip install --editable "${root}[$extra]"
+    show "$venv/bin/sct-jax" train "$@"
+    echo "# and that again after any exit status but 0, 2 and 130"
     return
   fi
   prepare_environment "$extra"
-  exec sct-jax train "$@"
+  restart_until_done sct-jax train "$@" || status=$?
+  exit "$status"
 }

@@ -2,6 +2,7 @@
 # Trains one config on the GPUs of this machine; the arguments are those of `sct-jax train`:
 #   launch/local_gpu.sh [--dry-run] --config configs/cifar10_sct.py --workdir runs/cifar10_sct
 # Makes the environment with the JAX that fits the driver's CUDA version. CUDA_VISIBLE_DEVICES picks GPUs.
+# Restarts training when it is interrupted or fails; it resumes from the last checkpoint.
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -15,11 +16,7 @@ cuda_extra() {
   if ((version >= 13)); then echo cuda13; else echo cuda12; fi
 }
 
-case ${1:-} in -h | --help)
-  sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}"
-  exit
-  ;;
-esac
+case ${1:-} in -h | --help) help_of && exit ;; esac
 extra=$(cuda_extra)
 unset JAX_PLATFORMS
 train_here "$extra" "$@"
