@@ -223,7 +223,7 @@ def _parser() -> Parser:
     sub.add_argument(
         "--crop",
         default="centre",
-        help="of a folder or zip: centre (central square, Lanczos; the default) or adm (ADM's, as ImageNet-64 has it)",
+        help="of a folder or zip: centre (central square, Lanczos; the default) or adm (ADM's; EDM2's ImageNet-64)",
     )
     sub.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
     sub.add_argument("--compress", action="store_true", help="a third smaller, several times slower to read")

@@ -1,7 +1,7 @@
 """From an image of any size to a square one: the two ways that are in use.
 
-Images of other sizes give other pixels by each, so a data set to compare with published numbers needs the crop of those
-numbers: ImageNet-64 is ``adm`` in ADM, EDM, consistency models, ECT and SCT.
+They give other pixels, so a data set to compare with published numbers needs the crop of those numbers: ImageNet-64 is
+``adm`` in ADM, consistency models and EDM2, and ``centre`` in EDM.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def centre(image: "Image", size: int) -> "Image":
-    """The central square, resized to ``size`` by Lanczos' filter."""
+    """The central square, resized to ``size`` by Lanczos' filter: ``center-crop`` of EDM's dataset tool."""
     from PIL.Image import Resampling
 
     if image.size == (size, size):
@@ -25,7 +25,7 @@ def adm(image: "Image", size: int) -> "Image":
     """The crop of ADM (Dhariwal and Nichol 2021).
 
     Averages 2x2 pixels while the shorter side is at least ``2 size``, resizes bicubically until it is ``size``, and
-    takes the central square. Pixel for pixel what ``center-crop-dhariwal`` of EDM's dataset tool gives.
+    takes the central square. Pixel for pixel what ``center-crop-dhariwal`` of EDM2's dataset tool gives.
     """
     from PIL.Image import Resampling
 

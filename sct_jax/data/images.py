@@ -48,6 +48,8 @@ def decode_image(file: IO[bytes], name: str, channels: int, image_size: int = 0,
     """
     with _opened(file, name) as image:
         try:
+            if isinstance(image.info.get("transparency"), bytes):  # a palette's, which Pillow warns of otherwise
+                image = image.convert("RGBA")
             image = image.convert("L" if channels == 1 else "RGB")
         except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
             raise _damaged(name, error) from error

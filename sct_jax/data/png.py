@@ -34,11 +34,13 @@ def decode_stored(data: bytes) -> np.ndarray | None:
     """Decodes what ``encode`` writes, to uint8 ``[H, W, C]``; None for any other bytes, damaged ones too."""
     if len(data) < _START + _CHUNK.size + 2 or not data.startswith(_SIGNATURE):
         return None
-    _, name, width, height, depth, colour, *methods, check = _HEADER.unpack_from(data, len(_SIGNATURE))
+    length, name, width, height, depth, colour, *methods, check = _HEADER.unpack_from(data, len(_SIGNATURE))
     size, next_name = _CHUNK.unpack_from(data, _START)
     first = _START + _CHUNK.size
     channels = {code: count for count, code in _COLOUR.items()}.get(colour)
-    plain = name == b"IHDR" and depth == 8 and channels and methods == [0, 0, 0] and next_name == b"IDAT"
+    plain = (
+        length == 13 and name == b"IHDR" and depth == 8 and channels and methods == [0, 0, 0] and next_name == b"IDAT"
+    )
     if not plain or data[first : first + 2] != _STORED or len(data) != first + size + 16:
         return None
     if zlib.crc32(memoryview(data)[12 : _START - 4]) != check:

@@ -66,7 +66,7 @@ def finish(task: Task) -> Shard:
     """Writes a shard, unless it is there already and is what it was when it was written.
 
     Raises:
-      UserError: an image is damaged and shall not be skipped.
+      UserError: an image is damaged and shall not be skipped, or all are.
       OSError, RuntimeError: the shard cannot be written.
     """
     record = task.folder / PROGRESS / f"{task.file}.json"
@@ -80,6 +80,8 @@ def finish(task: Task) -> Shard:
     aside = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         examples, skipped = _write(task, aside)
+        if not examples:
+            raise UserError(f"no image of {task.file} can be read: {skipped[0]}")
         shard = Shard(task.file, examples, aside.stat().st_size, sha256(aside), tuple(skipped))
         record.parent.mkdir(exist_ok=True)
         files.write_text(record, json.dumps(shard.as_json()))
