@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 RESTART = 75  # EX_TEMPFAIL: a restart may help
@@ -69,25 +69,25 @@ class Group:
     def _watch(self) -> None:
         """Says that this process is alive; reads notices; process 0 also listens for who has fallen silent."""
         period = min(1.0, self.patience / 5)
-        beat = 0
+        beat, answered = 0, time.monotonic()
         while not self.done.wait(period):
             beat += 1
             try:
                 self.client.key_value_set(f"sct_jax/alive/{self.index}", str(beat), allow_overwrite=True)
                 self.notice = self._read_notice()
-                silent = self._silent() if self.index == 0 and self.notice is None else ""
-            except Exception:  # the coordinator does not answer
-                time.sleep(period)
-                if not self.done.is_set():
-                    self._leave(self._gone(f"process 0 of {self.count}"), RESTART)
-                return
+                silent = self._silent() if self.index == 0 and self.notice is None else []
+            except Exception:  # the coordinator does not answer; JAX aborts where the connection is closed
+                if time.monotonic() - answered < self.patience or self.done.is_set():
+                    continue
+                self._leave(self._gone(f"process 0 of {self.count}"), RESTART)
+            answered = time.monotonic()
             if self.notice is not None:
                 time.sleep(2 * period)  # the same mistake may be found here, and is then better told by its finder
                 self._leave(*self.notice)
             if silent:
-                self._leave(self._gone(f"process {silent} of {self.count}"), RESTART)
+                self._leave(self._gone(f"process {', '.join(silent)} of {self.count}"), RESTART, silent)
 
-    def _silent(self) -> str:
+    def _silent(self) -> list[str]:
         """The ids of processes not heard for too long, by the clock of this one."""
         now = time.monotonic()
         for key, beat in self.client.key_value_dir_get("sct_jax/alive"):
@@ -95,28 +95,29 @@ class Group:
             if self.heard[index][0] != beat:
                 self.heard[index] = (beat, now)
         late = [index for index, (_, when) in self.heard.items() if now - when > self.patience and index != "0"]
-        return ", ".join(sorted(late, key=int))
+        return sorted(late, key=int)
 
     def _read_notice(self) -> tuple[str, int] | None:
         found = self.client.key_value_dir_get("sct_jax/end")
         return tuple(json.loads(found[0][1])) if found else None
 
-    def _tell(self, line: str, status: int) -> None:
+    def _tell(self, line: str, status: int, silent: Iterable[str] = ()) -> None:
         """Leaves the first notice for the others; process 0 stays until all are gone: the store goes with it."""
         with contextlib.suppress(Exception):
             self.client.key_value_set("sct_jax/end/notice", json.dumps([line, status]))
         with contextlib.suppress(Exception):
-            self.client.key_value_set(f"sct_jax/gone/{self.index}", "")
+            for index in (self.index, *silent):
+                self.client.key_value_set(f"sct_jax/gone/{index}", "")
             until = time.monotonic() + _SECONDS_TO_READ
             while self.index == 0 and time.monotonic() < until:
                 if len(self.client.key_value_dir_get("sct_jax/gone")) == self.count:
                     return
                 time.sleep(0.1)
 
-    def _leave(self, line: str, status: int) -> NoReturn:
+    def _leave(self, line: str, status: int, silent: Iterable[str] = ()) -> NoReturn:
         self._take_end()
         print(f"sct-jax: {line}", file=sys.stderr)
-        self._tell(line, status)
+        self._tell(line, status, silent)
         _exit(status)
 
     def _take_end(self) -> None:
