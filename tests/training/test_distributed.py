@@ -213,6 +213,7 @@ def test_when_the_coordinator_has_a_bug_its_traceback_is_told_once(job: Callable
     assert "Traceback" not in other.err
 
 
+@pytest.mark.slow
 def test_a_process_that_no_other_joins_gives_up_with_a_hint(job: Callable[..., list[Ended]]):
     (alone,) = job("", ids=(1,), SCT_START_TIMEOUT="2", SCT_COORDINATOR="127.0.0.1:9")
     assert alone.status == 75
