@@ -50,7 +50,7 @@ class Clone:
 
     def run(self, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
         process = self.start(script, *arguments, **environment)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def script_statuses(self, *statuses: int) -> None:
