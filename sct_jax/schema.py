@@ -57,6 +57,8 @@ SCHEMA: dict[str, Field] = {
     "data.resident_max_mib": Field(2048, "largest data set kept on the device by auto, MiB", low=0),
     "data.workers": Field(0, "reader processes of the streamed pipeline; 0: threads", low=0),
     "data.prefetch": Field(4, "batches the streamed pipeline reads ahead", low=1),
+    "data.patience": Field(60.0, "seconds without streamed data after which, and again, that is said", above=0),
+    "data.timeout": Field(1800.0, "seconds without streamed data after which to stop (exit 75); 0: never", low=0),
     # Network.
     "model.name": Field(
         "ddpmpp",
@@ -95,6 +97,11 @@ SCHEMA: dict[str, Field] = {
         "float32",
         "of activations; parameters, norms' statistics, softmax stay float32. tf32: float32 rounded in products",
         choices=("float32", "tf32", "bfloat16"),
+    ),
+    "model.gradient_dtype": Field(
+        "float32",
+        "of weight gradients as each device makes them and all are summed. compute: compute_dtype, half the bytes",
+        choices=("float32", "compute"),
     ),
     # Objective. The rows of sct_jax/objectives/table.py set these together.
     "objective.method": Field(
@@ -220,5 +227,10 @@ SCHEMA: dict[str, Field] = {
     "evaluation.every_steps": Field(0, "measure samples this often while training; 0: never", low=0),
     "evaluation.num_images": Field(1797, "samples to measure", low=2),
     "evaluation.target_queries": Field(32, "noisy images to measure the variance of the target with; 0: off", low=0),
-    "mesh.data": Field(-1, "devices the batch is split over; -1: all", low=-1),
+    # Scale: how the run lies on its devices (see also optimizer.accumulate, model.remat).
+    "mesh.data": Field(-1, "devices the batch is split over, each with a copy of the state; -1: all", low=-1),
+    "mesh.fsdp": Field(
+        1, "times so many, over which parameters, optimizer state, EMA and context are split too; 1: not", low=1
+    ),
+    "mesh.fsdp_min_size": Field(65_536, "arrays of fewer numbers stay whole on every device", low=1),
 }

@@ -65,17 +65,55 @@ def draw_rows(key: Any, store: Any, labels: Any, size: int, same_class: bool) ->
     return order[place]
 
 
-def host_rows(key: Any, store: Store, labels: np.ndarray, size: int, same_class: bool) -> np.ndarray:
-    """The images of :func:`draw_rows`, ``[B, size, H, W, C]``, gathered in the host's memory."""
+def host_rows(
+    key: Any,
+    store: Store,
+    labels: np.ndarray,
+    size: int,
+    same_class: bool,
+    rows: np.ndarray | None = None,
+    batch_size: int = 0,
+) -> np.ndarray:
+    """The images of :func:`draw_rows`, ``[B, size, H, W, C]``, gathered in the host's memory.
+
+    With ``rows`` the ``labels`` are only those of these rows of a batch of ``batch_size``, and so are the images: what
+    is drawn for a row does not depend on who asks for it.
+    """
     import jax
 
+    if rows is not None:
+        of_all = np.full(batch_size, labels[0], np.int32)
+        of_all[rows] = labels
+        labels = of_all
     try:
         host = jax.local_devices(backend="cpu")[0]
     except RuntimeError:  # the CPU was left out of JAX_PLATFORMS: any device draws the same
         host = jax.local_devices()[0]
     with jax.default_device(host):
-        index = draw_rows(jax.device_put(key, host), store, labels, size, same_class)
-    return store["image"][np.asarray(index)]
+        index = np.asarray(draw_rows(jax.device_put(key, host), store, labels, size, same_class))
+    return store["image"][index if rows is None else index[rows]]
+
+
+class RowReader:
+    """Reads ranges of a source's examples; past its end are zeros labelled ``HIDDEN``."""
+
+    def __init__(self, source: Source):
+        self._source = source
+        self._labels: dict[tuple[int, int], np.ndarray] = {}
+
+    def images(self, start: int, stop: int) -> np.ndarray:
+        """``[stop − start, H, W, C]``; the labels that come with them are kept."""
+        spec = self._source.spec
+        images = np.zeros((stop - start, spec.image_size, spec.image_size, spec.channels), spec.dtype)
+        labels = np.full(stop - start, HIDDEN, np.int32)
+        for row in range(start, min(stop, len(self._source))):
+            images[row - start], labels[row - start] = self._source[row]
+        self._labels[start, stop] = labels
+        return images
+
+    def labels(self, start: int, stop: int) -> np.ndarray:
+        """int32 ``[stop − start]``, of a range whose images were read."""
+        return self._labels[start, stop]
 
 
 def _check_labels(labels: Any, start: Any) -> None:

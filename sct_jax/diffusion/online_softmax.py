@@ -56,8 +56,8 @@ def merge(a: Partial, b: Partial) -> Partial:
     return Partial(maximum, *map(jnp.add, _rescaled(a, maximum)[1:], _rescaled(b, maximum)[1:]))
 
 
-def merge_axis(partial: Partial, axis_name: str) -> Partial:
-    """The sums over the rows of all devices along a mesh axis, inside ``shard_map``."""
+def merge_axis(partial: Partial, axis_name: str | tuple[str, ...]) -> Partial:
+    """The sums over the rows of all devices along a mesh axis or several, inside ``shard_map``."""
     maximum = jax.lax.pmax(partial.maximum, axis_name)
     return Partial(maximum, *jax.lax.psum(_rescaled(partial, maximum)[1:], axis_name))
 

@@ -129,7 +129,7 @@ def dataset_posterior_mean(
     image_labels: Array | None = None,
     flip: bool = False,
     block: int = 1024,
-    axis_name: str | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> PosteriorMean:
     """The exact ``E[x_0 | x_t]`` where the data are ``images`` alone (their empirical distribution).
 
@@ -145,8 +145,8 @@ def dataset_posterior_mean(
       image_labels: int32 ``[N]``. Images labelled ``HIDDEN`` are seen by nobody, with or without ``labels``.
       flip: the data are the images and their mirror images, ``2 N`` rows.
       block: images worked on at a time.
-      axis_name: inside ``shard_map``, the mesh axis over which ``images`` and ``image_labels`` are split: each device
-        works on its part and the parts are combined, so that all hold the whole result.
+      axis_name: inside ``shard_map``, the mesh axis (or axes) over which ``images`` and ``image_labels`` are split: each
+        device works on its part and the parts are combined, so that all hold the whole result.
 
     Raises:
       ValueError: for shapes that do not fit, and for a query that sees no image; where labels are traced (under
@@ -195,20 +195,20 @@ def sharded_dataset_posterior_mean(
     flip: bool = False,
     block: int = 1024,
 ) -> PosteriorMean:
-    """:func:`dataset_posterior_mean` with the images split over the axis ``data`` of ``mesh``, the queries replicated.
+    """:func:`dataset_posterior_mean` with the images split over all devices of ``mesh``, the queries replicated.
 
     ``N`` is a multiple of the devices; pad with images labelled ``HIDDEN`` (``data.references.make_store`` does).
     """
-    devices = mesh.shape["data"]
+    devices = mesh.size
     if len(images) % devices:
         raise ValueError(f"{len(images)} images do not divide over {devices} devices: pad with the label {HIDDEN}")
     _check_dataset(x_0, noise, t, images, labels, image_labels, block)
 
     def local(x_0: Array, noise: Array, t: Array, labels: Any, images: Array, image_labels: Any) -> PosteriorMean:
         seen = {"labels": labels, "image_labels": image_labels}
-        return dataset_posterior_mean(x_0, noise, t, images, **seen, flip=flip, block=block, axis_name="data")
+        return dataset_posterior_mean(x_0, noise, t, images, **seen, flip=flip, block=block, axis_name=mesh.axis_names)
 
-    whole, split = P(), P("data")
+    whole, split = P(), P(mesh.axis_names)
     specs = (whole, whole, whole, whole, split, split)
     run = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=whole)
     return run(x_0, noise, t, labels, images, image_labels)

@@ -26,7 +26,7 @@ class Generator:
       denoise: the pure denoiser ``denoise(params, x, t, labels)``.
       image_shape: ``(H, W, C)``.
       config: the config that the network is trained with.
-      device_mesh: the batch is split over its axis ``data`` when given.
+      device_mesh: the batch is split over its devices when given.
       clip: images are cut to [-1, 1], the range of uint8 data; False for float data of any range.
     """
 
@@ -43,9 +43,10 @@ class Generator:
         self._kind, self._edges = sampler_kind(config), phase_edges(config)
         self._sharding = self._whole = None
         if device_mesh is not None:
-            self._sharding = jax.sharding.NamedSharding(device_mesh, jax.sharding.PartitionSpec("data"))
+            self._sharding = jax.sharding.NamedSharding(device_mesh, jax.sharding.PartitionSpec(device_mesh.axis_names))
             self._whole = jax.sharding.NamedSharding(device_mesh, jax.sharding.PartitionSpec())
-        self._compiled = jax.jit(self._sample, static_argnames=("times", "noise", "guide_by"))
+        options = {} if self._whole is None else {"out_shardings": self._whole}  # every process has all images
+        self._compiled = jax.jit(self._sample, static_argnames=("times", "noise", "guide_by"), **options)
 
     def times(self, steps: int, eta: float | None = None) -> tuple[float, ...]:
         """The descending noise levels of the evaluations that ``steps`` stand for; ``eta`` overrides the config's."""

@@ -1,196 +1,30 @@
-"""Checkpoints: asynchronous, atomic (Orbax writes aside, then renames), with the config and the data's description.
+"""Checkpoints on disk: what lies where, reading their weights, and writing weights that no run trained.
 
 ``WORKDIR/checkpoints/STEP/`` holds four items: ``params``, ``ema``, ``training`` (step, optimizer state, context) and
-``meta`` (JSON). A model is loaded from the first two; a run resumes from all of them.
+``meta`` (JSON: the config and the data's description). A model is loaded from the first two; a run resumes from all of
+them (``training.saver``).
 """
 
-import contextlib
 import json
-import math
 import os
-import shutil
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
 
 from sct_jax import config as config_lib
 from sct_jax import files
 from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
-from sct_jax.schema import DENOISING
-from sct_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
-# A run that is resumed with another of these would be neither the one nor the other.
-IDENTITY = ("seed", "batch_size", "data.", "model.", "objective.", "reference.")
-MAY_CHANGE = {
-    *("data.path", "data.held_out_split", "data.pipeline", "data.resident_max_mib", "data.workers", "data.prefetch"),
-    *("model.dropout", "model.label_dropout", "model.compute_dtype"),
-}
-PERIODS = ("log", "checkpoint", "sampling", "evaluation")
 ITEMS = ("params", "ema", "training", "meta")
 
 
-class Checkpointer:
-    """Saves and restores the states of one run in ``workdir``."""
-
-    def __init__(self, workdir: Path, config: config_lib.Config, spec: DataSpec):
-        self.workdir, self._folder = workdir, (workdir / FOLDER).absolute()
-        self._failed = False
-        self._meta = {"config": config_lib.to_dict(config), "spec": asdict(spec)}
-        policy = _kept(config, _kept_before(self._folder))
-        options = ocp.CheckpointManagerOptions(preservation_policy=policy, enable_async_checkpointing=True)
-        try:
-            self._manager = ocp.CheckpointManager(self._folder, options=options, item_names=ITEMS)
-        except OSError as error:
-            raise UserError(f"cannot write checkpoints into {workdir}: {error.strerror or error}") from error
-
-    def save(self, state: TrainState) -> None:
-        """Begins to save; returns once the arrays are copied. A failure shows at the next call or at ``close``."""
-        if jax.default_backend() == "cpu":  # host memory is the device's: copy before donation reuses it
-            state = jax.tree.map(jnp.array, state)
-        step = int(state.step)
-        training = {"step": state.step, "opt_state": state.opt_state, "context": state.context}
-        self._guard(
-            lambda: self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    params=ocp.args.StandardSave(state.params),
-                    ema=ocp.args.StandardSave(state.ema),
-                    training=ocp.args.StandardSave(training),
-                    meta=ocp.args.JsonSave(self._meta | {"step": step}),
-                ),
-            )
-        )
-
-    def wait(self) -> None:
-        """Waits until everything begun is on disk."""
-        self._guard(self._manager.wait_until_finished)
-
-    def latest_step(self) -> int | None:
-        """The step of the newest complete checkpoint."""
-        return self._manager.latest_step()
-
-    def restore(self, like: TrainState) -> TrainState:
-        """The newest state, with the shapes and shardings of ``like``.
-
-        Raises:
-          UserError: when the checkpoint is of another architecture or cannot be read.
-        """
-        step = self._manager.latest_step()
-        assert step is not None
-        place = self._folder / str(step)
-        _check_same_tree(place, "params", like.params)
-        training = {"step": like.step, "opt_state": like.opt_state, "context": like.context}
-        try:
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    params=ocp.args.StandardRestore(_abstract(like.params)),
-                    ema=ocp.args.StandardRestore(_abstract(like.ema)),
-                    training=ocp.args.StandardRestore(_abstract(training)),
-                ),
-            )
-        except Exception as error:
-            raise UserError(
-                f"cannot resume from {place}: {_first_line(error)}; was the optimizer or ema.profiles changed? "
-                "Use another --workdir with --config.init.checkpoint to start from its weights"
-            ) from error
-        rest = restored["training"]
-        return TrainState(rest["step"], restored["params"], rest["opt_state"], restored["ema"], rest["context"])
-
-    def check_config(self) -> None:
-        """Raises a UserError when the newest checkpoint was trained with settings that make it another run."""
-        step = self._manager.latest_step()
-        before = config_lib.flatten(read_meta(self._folder / str(step))["config"])
-        now = config_lib.flatten(self._meta["config"])
-        grows = now["objective.pair"] == "grid" and now["objective.growth"] != "fixed"  # over the run's length
-        identity = (*IDENTITY, "total_steps") if grows and now["objective.method"] not in DENOISING else IDENTITY
-        for key in (key for key in now if before.get(key, now[key]) != now[key]):
-            if key.startswith(identity) and key not in MAY_CHANGE:
-                raise UserError(
-                    f"{self._folder.parent.name} has a run with config.{key} = {before[key]!r}, not {now[key]!r}: use "
-                    "another --workdir (with --config.init.checkpoint to start from its weights), or that value"
-                )
-
-    def close(self) -> None:
-        """Waits for the last save and releases the folder; what a failed one left goes, however late it was written."""
-        try:
-            self.wait()
-        finally:
-            with contextlib.suppress(Exception):  # what failed was said by wait
-                self._manager.close()
-            if self._failed:
-                self._clean()
-
-    def _clean(self) -> None:
-        """Removes what a failed save left, until the storage threads, which may go on writing it, are still."""
-        patience = time.monotonic() + 10
-        quiet = 0
-        while quiet < 25 and time.monotonic() < patience:
-            leftovers = list(self._folder.glob("*orbax-checkpoint-tmp*"))
-            for leftover in leftovers:
-                shutil.rmtree(leftover, ignore_errors=True)
-            quiet = 0 if leftovers else quiet + 1
-            time.sleep(0.02)
-
-    def _guard(self, action: Any) -> None:
-        try:
-            action()
-        except Exception as error:
-            self._failed = True
-            good = [int(p.name) for p in self._folder.iterdir() if p.name.isdigit()] if self._folder.is_dir() else []
-            self._clean()
-            newest = f"the newest good one is step {max(good)}" if good else "there is none yet"
-            raise UserError(
-                f"saving a checkpoint into {self._folder} failed ({_first_line(error)}); {newest}"
-            ) from error
-
-
-def kept_steps(config: config_lib.Config) -> tuple[int, ...]:
-    """The steps whose checkpoints ``checkpoint.keep_fractions`` keeps for good, ascending.
-
-    Each is the fraction of ``total_steps`` rounded to the nearest multiple of what all periods of the config have in
-    common, for calls of the device end there; at least the first of these. The fraction 1 is the last step of the run.
-
-    Raises:
-      UserError: when two fractions would share a checkpoint, or one below 1 would be the end of the run.
-    """
-    every, total = math.gcd(*(config[room].every_steps for room in PERIODS)), config.total_steps
-    fractions = sorted(config.checkpoint.keep_fractions)
-    nearest = [max(1, math.floor(fraction * total / every + 0.5)) * every for fraction in fractions]
-    steps = [total if fraction == 1 else step for step, fraction in zip(nearest, fractions, strict=True)]
-    early = [step for step, fraction in zip(steps, fractions, strict=True) if fraction < 1]
-    if len(set(steps)) < len(set(fractions)) or max(early, default=0) >= total:
-        raise UserError(
-            f"config.checkpoint.keep_fractions = {tuple(fractions)} of {total} steps fall on steps {steps}, for the "
-            f"periods of the config have {every} steps in common: make checkpoint.every_steps and the others smaller"
-        )
-    return tuple(sorted(set(steps)))
-
-
-def _kept_before(folder: Path) -> set[int]:
-    """The steps that the configs of the checkpoints there, runs of another length perhaps, keep for good."""
-    kept = set()
-    for place in folder.glob("*"):
-        if place.name.isdigit() and (place / "meta").is_dir():
-            with contextlib.suppress(UserError, KeyError):  # a damaged or an old one is dealt with where it is read
-                kept |= set(kept_steps(config_lib.Config(read_meta(place)["config"])))
-    return kept
-
-
-def _kept(config: config_lib.Config, before: set[int]) -> policies.PreservationPolicy:
-    keep = config.checkpoint
-    kept = [policies.LatestN(keep.keep), policies.CustomSteps(sorted({*kept_steps(config), *before}))]
-    if keep.keep_every_steps:
-        kept.append(policies.EveryNSteps(keep.keep_every_steps))
-    return policies.AnyPreservationPolicy(kept)
+class Damaged(UserError):
+    """A checkpoint that cannot be read."""
 
 
 def resolve(path: str | Path) -> Path:
@@ -292,7 +126,7 @@ def write_weights(
     try:
         ocp.Checkpointer(ocp.CompositeCheckpointHandler()).save(place, args=ocp.args.Composite(**items))
     except Exception as error:
-        raise UserError(f"saving weights into {workdir} failed ({_first_line(error)})") from error
+        raise UserError(f"saving weights into {workdir} failed ({first_line(error)})") from error
     files.write_text(workdir / "config.json", json.dumps(meta["config"], indent=2) + "\n")
     return place
 
@@ -323,7 +157,8 @@ def check_weights(weights: Any, expected: Any, origin: str) -> None:
     )
 
 
-def _check_same_tree(place: Path, item: str, like: Any) -> None:
+def check_same_tree(place: Path, item: str, like: Any) -> None:
+    """Raises a UserError unless an item of a checkpoint has the names and shapes of ``like``; Damaged where unread."""
     try:
         metadata = ocp.StandardCheckpointHandler().metadata(place / item)
         tree = getattr(metadata, "tree", metadata)
@@ -356,14 +191,10 @@ def _read(place: Path, item: str, handler: Any, arguments: Any) -> Any:
         raise _damaged(place, error) from error
 
 
-def _damaged(place: Path, error: Exception) -> UserError:
+def _damaged(place: Path, error: Exception) -> Damaged:
     older = sorted(int(p.name) for p in place.parent.iterdir() if p.name.isdigit() and p.name != place.name)
     hint = f"; an older one is {place.parent / str(older[-1])}" if older else ""
-    return UserError(f"checkpoint {place} is damaged ({_first_line(error)}){hint}")
-
-
-def _abstract(tree: Any) -> Any:
-    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+    return Damaged(f"checkpoint {place} is damaged ({first_line(error)}){hint}")
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
@@ -371,7 +202,8 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     return {"/".join(str(getattr(k, "key", k)) for k in path): tuple(leaf.shape) for path, leaf in leaves}
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What a storage library's report comes down to."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = str(error).strip()

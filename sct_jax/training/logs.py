@@ -8,26 +8,36 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sct_jax import files
 from sct_jax.errors import UserError
+from sct_jax.training.mesh import is_first_process
 
 
 class MetricWriter:
-    """Appends one JSON object a line, and mirrors it to TensorBoard and Weights & Biases when asked."""
+    """Appends one JSON object a line, and mirrors it to TensorBoard and Weights & Biases when asked.
+
+    Of several processes only the first writes. Lines of steps after ``first``, where a run that was killed had got to
+    after its last checkpoint, are dropped: they are written again.
+    """
 
     def __init__(
         self,
         workdir: Path,
+        first: int = 0,
         *,
         tensorboard: bool,
         wandb_project: str = "",
         config: dict[str, Any] | None = None,
     ):
+        self.board = self.wandb = self.file = None
+        if not is_first_process():
+            return
+        _drop_after(workdir / "metrics.jsonl", first)
         self.file = (workdir / "metrics.jsonl").open("a")
-        self.board = self.wandb = None
         if tensorboard:
             from tensorboardX import SummaryWriter
 
-            self.board = SummaryWriter(str(workdir / "events"))
+            self.board = SummaryWriter(str(workdir / "events"), purge_step=first + 1 if first else None)
         if wandb_project:
             try:
                 import wandb
@@ -37,6 +47,8 @@ class MetricWriter:
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Writes the values of one step; ``kind`` is ``train`` or ``evaluation``."""
+        if self.file is None:
+            return
         try:
             self.file.write(json.dumps({"kind": kind, "step": step} | values) + "\n")
             self.file.flush()
@@ -55,23 +67,43 @@ class MetricWriter:
             self.wandb.log(scalars, step=step)
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # what could not be written was said when it was written
-            self.file.close()
+        if self.file is not None:
+            with contextlib.suppress(OSError):  # what could not be written was said when it was written
+                self.file.close()
         if self.board is not None:
             self.board.close()
         if self.wandb is not None:
             self.wandb.finish()
 
 
+def _drop_after(path: Path, first: int) -> None:
+    """Leaves out of a JSONL file the lines of later steps, and one that was cut off in the middle."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except FileNotFoundError:
+        return
+    kept = [line for line in lines if _step_of(line) <= first]
+    if kept != lines:
+        files.write_text(path, "".join(kept))
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"] if line.endswith("\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
 class Progress:
-    """A bar on a terminal, plain lines elsewhere: step, loss, images/s and the time left."""
+    """A bar on a terminal, plain lines elsewhere: step, loss, images/s and the time left. The first process's only."""
 
     def __init__(self, total: int, start: int, batch_size: int):
         self.total, self.batch_size, self.start = total, batch_size, start
         self.began = self.last_time = time.perf_counter()
         self.last_step = start
         self.bar = None
-        if sys.stderr.isatty():
+        self.silent = not is_first_process()
+        if sys.stderr.isatty() and not self.silent:
             from tqdm import tqdm
 
             self.bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True)
@@ -99,6 +131,8 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Prints a line without breaking the bar."""
+        if self.silent:
+            return
         if self.bar is not None:
             self.bar.write(text, file=sys.stderr)
         else:

@@ -3,11 +3,8 @@
 import contextlib
 import json
 import math
-import signal
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,35 +13,31 @@ import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
 
-from sct_jax import cards, files, models, objectives
 from sct_jax import config as config_lib
+from sct_jax import files, models
 from sct_jax.data import DataSpec, make_pipeline, open_source
+from sct_jax.data.reading import Watch
 from sct_jax.errors import UserError
-from sct_jax.interop import weights as weights_lib
-from sct_jax.schema import DENOISING
-from sct_jax.training import checkpoint, mesh, step
+from sct_jax.training import assembly, checkpoint, mesh, step
+from sct_jax.training.debug import Options, Trace
 from sct_jax.training.logs import MetricWriter, Progress
 from sct_jax.training.observer import Observer
 from sct_jax.training.reference_feed import ReferenceFeed
+from sct_jax.training.saver import Checkpointer, kept_steps
+from sct_jax.training.signals import Interrupted, StopRequest
+from sct_jax.training.start import load_teacher, start_state
 from sct_jax.training.state import TrainState
 
 
-class Interrupted(Exception):
-    """SIGINT or SIGTERM arrived and the state is saved, and says the exit status to leave with."""
-
-    def __init__(self, signum: int, saved_step: int):
-        super().__init__(
-            f"stopped by {signal.Signals(signum).name}; step {saved_step} is saved, the same command resumes"
-        )
-        self.interrupted_exit_code = 128 + signum
-
-
-def train(config: config_lib.Config, workdir: str | Path) -> TrainState:
+def train(config: config_lib.Config, workdir: str | Path, options: Options | None = None) -> TrainState:
     """Trains until ``config.total_steps``, resuming from the workdir when it holds a checkpoint.
+
+    With several processes (``training.distributed``) all call it; the first writes what is not a checkpoint.
 
     Args:
       config: a validated config.
-      workdir: where config, metrics, samples and checkpoints go; made when missing.
+      workdir: where config, metrics, samples and checkpoints go; made when missing. All processes see the same one.
+      options: how to look at the run while it goes on.
 
     Returns:
       The final state.
@@ -52,115 +45,43 @@ def train(config: config_lib.Config, workdir: str | Path) -> TrainState:
     Raises:
       UserError: for anything the user can mend, and when loss or gradients stop being finite.
       Interrupted: after SIGINT or SIGTERM, with the state saved.
+      InputStalled: when no data came for ``data.timeout`` seconds.
     """
-    workdir = Path(workdir)
-    device_mesh = mesh.make_mesh(config.mesh.data)
+    workdir, options = Path(workdir), options or Options()
+    device_mesh = mesh.make_mesh(config.mesh.data, config.mesh.fsdp)
     mesh.check_divides(device_mesh, config.batch_size, config.optimizer.accumulate)
-    checkpoint.kept_steps(config)  # refuses fractions too close, before anything is written
+    kept_steps(config)  # refuses fractions too close, before anything is written
     data = config.data
     source = open_source(data.source, data.path, split=data.split, image_size=data.image_size)
     network = models.build(config.model, source.spec)
-    teacher = load_teacher(config, source.spec)
-    objective = objectives.build(config, network.denoise, teacher, device_mesh, network.uncertainty)
+    made = assembly.assemble(config, source.spec, device_mesh, load_teacher(config, source.spec), network)
     checkpoint.writable(workdir)
-    saver = checkpoint.Checkpointer(workdir, config, source.spec)
-    state = start_state(config, network, objective, device_mesh, saver)
+    saver = Checkpointer(workdir, config, source.spec)
+    state = start_state(made, saver)
     first = int(state.step)
     observer = Observer(config, workdir, network, source, device_mesh)
     if first >= config.total_steps:
-        print(f"{workdir} is already trained to step {first}", file=sys.stderr)
+        if mesh.is_first_process():
+            print(f"{workdir} is already trained to step {first}", file=sys.stderr)
         saver.close()
         observer.finish(state, first)
         return state
     observer.check()
-    _describe(workdir, config, state.params)
-    pipeline = make_pipeline(
-        source,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        mode=data.pipeline,
-        resident_max_mib=data.resident_max_mib,
-        workers=data.workers,
-        prefetch=data.prefetch,
-        start_step=first,
-    )
-    print_overview(config, source.spec, state, device_mesh, pipeline.mode)
-    store = ReferenceFeed(config, source, pipeline, device_mesh)
-    run = _Run(config, workdir, state, saver, pipeline, store, device_mesh)
-    train_step = step.make_train_step(config, objective, device_mesh, network.project)
-    run.dispatch = step.make_dispatch(train_step, store.fetch)
-    run.observer = observer
+    if mesh.is_first_process():
+        _describe(workdir, config, state.params)
+    run = _Run(made, workdir, state, saver, observer, source, options)
     try:
-        return run.until_done(first, 1 if store.on_host else steps_per_dispatch(config, network))
+        return run.until_done(first)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UserError(
             f"out of memory: {str(error).splitlines()[0][:120]}; halve config.batch_size, set "
-            "config.optimizer.accumulate=2 (or 4, ...), or make config.model smaller"
+            "config.optimizer.accumulate=2 (or 4, ...), split the state with config.mesh.fsdp, or make config.model "
+            "smaller"
         ) from error
     finally:
         run.close()
-
-
-def load_teacher(config: Any, spec: DataSpec) -> objectives.Teacher | None:
-    """The diffusion model of ``objective.teacher`` where the transition asks for one.
-
-    Raises:
-      UserError: when there is none, it is no diffusion model, or its images or labels are others.
-    """
-    if not config.objective.transition.startswith("teacher"):
-        return None
-    teacher = weights_lib.load(config.objective.teacher)
-    model, method, name = teacher.config.model, teacher.config.objective.method, config.objective.teacher
-    if method not in DENOISING:
-        raise UserError(f"config.objective.teacher = {name} is no diffusion model: it was trained by {method!r}")
-    if model.conditional and not config.model.conditional:
-        raise UserError(f"config.objective.teacher = {name} is class-conditional: set config.model.conditional = True")
-    shape = lambda spec: (spec.image_size, spec.channels, spec.num_classes if model.conditional else 0)  # noqa: E731
-    if shape(teacher.spec) != shape(spec):
-        raise UserError(
-            f"config.objective.teacher = {name} was trained on other data: image size, channels and classes are "
-            f"{shape(teacher.spec)} there and {shape(spec)} here"
-        )
-    return objectives.Teacher(models.build(model, spec).denoise, teacher.params)
-
-
-def start_state(
-    config: Any, network: models.Network, objective: objectives.Objective, device_mesh: Any, saver: Any
-) -> TrainState:
-    """The state to go on from. Precedence: the workdir's newest checkpoint, ``init.checkpoint``, random weights.
-
-    Where a run begins its model card is written: it says what the run began with.
-    """
-    key = step.room_key(config.seed, step.INIT)
-    whole = mesh.replicated(device_mesh)
-    fresh = jax.jit(lambda: step.initial_state(config, network.init(key), network.project), out_shardings=whole)
-
-    def with_context(state: TrainState) -> TrainState:  # not in the jitted function: a teacher is no constant of it
-        return replace(state, context=jax.device_put(objective.start(state.params), whole))
-
-    if saver.latest_step() is not None:
-        like = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
-            jax.eval_shape(lambda: with_context(fresh())),
-        )
-        state = saver.restore(like)
-        saver.check_config()
-        print(f"resuming from step {int(state.step)}", file=sys.stderr)
-        return state
-    if not config.init.checkpoint:
-        cards.write(saver.workdir, cards.make(None, config))
-        return with_context(fresh())
-    found = weights_lib.load(config.init.checkpoint, config.init.ema)
-    weights = weights_lib.start_from(found, jax.eval_shape(network.init, key), config.model)
-    cards.write(saver.workdir, cards.make(weights_lib.source(found), config))
-    print(f"starting from {found.origin} ({found.profile})", file=sys.stderr)
-    if config.model.boundary != found.config.model.boundary:
-        edge = f"from {found.config.model.boundary!r} to {config.model.boundary!r}"
-        print(f"model.boundary goes {edge}: the denoiser becomes the identity at another noise level", file=sys.stderr)
-    initial = jax.jit(lambda weights: step.initial_state(config, weights, network.project), out_shardings=whole)
-    return with_context(initial(jax.device_put(weights, whole)))
 
 
 def steps_per_dispatch(config: Any, network: models.Network) -> int:
@@ -184,67 +105,89 @@ def steps_per_dispatch(config: Any, network: models.Network) -> int:
 class _Run:
     """What the loop holds on to. ``state`` is always the newest; ``pending`` are metrics the host has not read yet."""
 
-    dispatch: Callable[..., Any]
-    observer: Observer
-
     def __init__(
         self,
-        config: Any,
+        made: assembly.Assembly,
         workdir: Path,
         state: TrainState,
-        saver: checkpoint.Checkpointer,
-        pipeline: Any,
-        store: ReferenceFeed,
-        device_mesh: Any,
+        saver: Checkpointer,
+        observer: Observer,
+        source: Any,
+        options: Options,
     ):
-        self.config, self.workdir, self.saver, self.pipeline = config, workdir, saver, pipeline
+        config, first = made.config, int(state.step)
+        self.config, self.workdir, self.saver, self.observer = config, workdir, saver, observer
         self.state, self.pending, self.window = state, [], []
-        self.arrays, self.kept = store.arrays, frozenset(checkpoint.kept_steps(config))
-        self.complete = store.complete
-        self.item_sharding = mesh.split_batch(device_mesh, axis=1)
+        self.progress = Progress(config.total_steps, first, config.batch_size)
+        self.stop = StopRequest(made.device_mesh, self.progress.say)
+        self.kept = frozenset(kept_steps(config))
+        self.saved = first if saver.latest_step() is not None else None
+        rows = None if jax.process_count() == 1 else mesh.local_rows(made.device_mesh, config.batch_size)
+        self.pipeline = make_pipeline(
+            source,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            mode=config.data.pipeline,
+            resident_max_mib=config.data.resident_max_mib,
+            workers=config.data.workers,
+            prefetch=config.data.prefetch,
+            start_step=first,
+            rows=rows,
+            watch=Watch(config.data.patience, config.data.timeout, self.progress.say, self._poll),
+        )
+        self.progress.say(overview(made, source.spec, state, self.pipeline.mode))
+        self.feed = ReferenceFeed(config, source, self.pipeline, made.device_mesh, rows)
+        self.dispatch = step.make_dispatch(made.train_step, self.feed.fetch, donate=not options.check_nans)
+        alone = self.feed.on_host or options.check_nans
+        self.stride = 1 if alone else steps_per_dispatch(config, made.network)
+        self.trace = Trace(options, workdir, self.progress.say)
         self.writer = MetricWriter(
             workdir,
+            first,
             tensorboard=config.log.tensorboard,
             wandb_project=config.log.wandb_project,
             config=config_lib.to_dict(config),
         )
-        self.progress = Progress(config.total_steps, int(state.step), config.batch_size)
         self.seconds = time.perf_counter()
-        self.signal: int | None = None
-        self.saved = int(state.step) if saver.latest_step() is not None else None
 
-    def until_done(self, first: int, stride: int) -> TrainState:
+    def until_done(self, first: int) -> TrainState:
         config = self.config
-        with _Signals(self):
+        with self.stop:
             done = first
             self.progress.say("compiling the training step; for a large network this takes minutes")
             while done < config.total_steps:
-                at, done = done, min(done - done % stride + stride, config.total_steps)
+                at, done = done, min(done - done % self.stride + self.stride, config.total_steps)
                 items = self._items(at, done - at)
-                self.state, metrics = self.dispatch(self.state, self.arrays, items)
+                self.trace.before(at, done, self.state)
+                self.state, metrics = self.dispatch(self.state, self.feed.arrays, items, self.stop.flags)
                 self.pending.append((at, metrics))
                 if len(self.pending) > 1:  # read one dispatch late: the device never waits for the host
                     self._read(*self.pending.pop(0))
                 self.progress.advance(done)
                 self._after(done)
-                if self.signal is not None:
+                if self.stop.arrived:
                     self._leave(done)
             self.saver.wait()
         return self.state
 
     def _items(self, at: int, count: int) -> Any:
         try:
-            return jax.device_put(self.complete(at, self.pipeline.next(at, count)), self.item_sharding)
-        except Exception:
-            if self.signal is None:
+            return self.feed.items(at, count)
+        except Exception:  # Ctrl-C reaches reader processes too, and stops them first
+            if not self.stop.arrived:
                 raise
-            self._leave(at)  # Ctrl-C reaches reader processes too, and stops them first
+            self._leave(at)
+
+    def _poll(self) -> None:
+        """Breaks the wait for data off when the run has to stop."""
+        if self.stop.arrived:
+            raise InterruptedError
 
     def _leave(self, done: int) -> NoReturn:
-        assert self.signal is not None
+        assert self.stop.arrived
         self._save(done)
         self.saver.wait()
-        raise Interrupted(self.signal, done)
+        raise Interrupted(self.stop.arrived, done)
 
     def _after(self, done: int) -> None:
         config, last = self.config, done == self.config.total_steps
@@ -267,6 +210,8 @@ class _Run:
     def _read(self, at: int, metrics: dict[str, jax.Array]) -> None:
         """Fetches the metrics of the steps from ``at``, and stops the run at the first that is not finite."""
         fetched = {name: np.asarray(values) for name, values in metrics.items()}
+        if "flag" in fetched:
+            self.stop.hear(fetched.pop("flag"))
         for name in ("loss", "grad_norm"):
             bad = np.flatnonzero(~np.isfinite(fetched[name]))
             if bad.size:
@@ -295,12 +240,13 @@ class _Run:
     def _save(self, done: int) -> None:
         self._flush()  # never save a state whose loss was not looked at
         if self.saved != done:
-            if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(self.state.params)):
+            if not bool(_all_finite(self.state.params)):
                 raise UserError(f"parameters at step {done} are not finite: training stopped; {self._last_good()}")
             self.saver.save(self.state)
             self.saved = done
 
     def close(self) -> None:
+        self.trace.close()
         self.progress.close()
         self.writer.close()
         self.pipeline.close()
@@ -311,42 +257,26 @@ class _Run:
                 self.saver.close()
 
 
-class _Signals:
-    """SIGINT and SIGTERM ask the loop to save and leave; a second SIGINT leaves at once."""
-
-    def __init__(self, run: _Run):
-        self.run, self.old = run, {}
-
-    def __enter__(self) -> None:
-        try:
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                self.old[signum] = signal.signal(signum, self._note)
-        except ValueError:  # not in the main thread: the caller's signals are not ours
-            self.old = {}
-
-    def _note(self, signum: int, frame: Any) -> None:
-        if self.run.signal is not None:
-            raise KeyboardInterrupt
-        self.run.signal = signum
-        self.run.progress.say(f"{signal.Signals(signum).name}: saving before leaving")
-
-    def __exit__(self, *_: Any) -> None:
-        for signum, handler in self.old.items():
-            signal.signal(signum, handler)
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
 
 
-def print_overview(config: Any, spec: DataSpec, state: TrainState, device_mesh: Any, mode: str) -> None:
+def overview(made: assembly.Assembly, spec: DataSpec, state: TrainState, mode: str) -> str:
     """What is about to run: data, devices, method and network."""
-    devices = f"{device_mesh.size} x {device_mesh.devices.flat[0].device_kind}"
+    config, shape = made.config, made.device_mesh.shape
+    devices = f"{made.device_mesh.size} x {made.device_mesh.devices.flat[0].device_kind}"
+    if jax.process_count() > 1:
+        devices += f" of {jax.process_count()} processes"
+    split = f", state split over {shape['fsdp']}" if shape["fsdp"] > 1 else ""
     count = int(parameter_overview.count_parameters(state.params))  # clu counts a scalar as 1.0
-    print(
+    return (
         f"data      {spec.num_examples:,} images {spec.image_size}x{spec.image_size}x{spec.channels}, "
         f"{spec.num_classes} classes, {mode}\n"
-        f"devices   {devices}, batch {config.batch_size}\n"
+        f"devices   {devices}, batch {config.batch_size}{split}\n"
         f"method    {config.objective.method}, {config.total_steps:,} steps, "
         f"{config.optimizer.name} {config.optimizer.lr:g}\n"
-        f"network   {config.model.name}, {count:,} parameters, {config.model.compute_dtype}",
-        file=sys.stderr,
+        f"network   {config.model.name}, {count:,} parameters, {config.model.compute_dtype}"
     )
 
 

@@ -13,6 +13,7 @@ from sct_jax.data.spec import unit_range
 from sct_jax.models import Network
 from sct_jax.objectives import masks_classes
 from sct_jax.sampling.generate import Generator, default_labels, default_steps
+from sct_jax.training import mesh
 from sct_jax.training.state import TrainState
 
 SAMPLE_SEED = 0
@@ -29,7 +30,7 @@ class Observer:
         spec = source.spec
         shape = (spec.image_size, spec.image_size, spec.channels)
         self._generate = Generator(network.denoise, shape, config, device_mesh, clip=spec.dtype == "uint8")
-        self._denoise = jax.jit(network.denoise)
+        self._denoise = jax.jit(network.denoise, out_shardings=mesh.replicated(device_mesh))
         self._labels = default_labels(spec.num_classes, config.model.conditional)
         self._steps = default_steps(config)
         self._evaluator: Any = None
@@ -44,7 +45,8 @@ class Observer:
 
         for steps in self._steps:
             samples = self.samples(state, self._config.sampling.num_images, steps)
-            save_samples(samples, self._grid_path(step, steps))
+            if mesh.is_first_process():
+                save_samples(samples, self._grid_path(step, steps))
 
     def measure(self, state: TrainState) -> Iterator[dict[str, Any]]:
         """Metrics for each number of steps: with the offline features or, on a known mixture, against the truth.
@@ -55,7 +57,8 @@ class Observer:
 
         num, params = self._config.evaluation.num_images, self._params(state)
         labels = None if self._labels is None else np.resize(np.asarray(self._labels), num)
-        denoise = lambda x, t, labels: self._denoise(params, x, t, labels)  # noqa: E731
+        # Of numpy arrays: every process has the same, none is tied to its own devices.
+        denoise = lambda *inputs: self._denoise(params, *jax.tree.map(np.asarray, inputs))  # noqa: E731
         for steps in self._steps:
             scores = measure(self._evaluate(), denoise, self.samples(state, num, steps), labels)
             yield {"sampling_steps": int(steps), "num": num} | scores
@@ -67,9 +70,9 @@ class Observer:
 
     def finish(self, state: TrainState, step: int) -> None:
         """What belongs to a finished run and is not there yet: its last grids, and the variance of its target."""
-        if not all(self._grid_path(step, steps).exists() for steps in self._steps):
+        if not mesh.from_first(all(self._grid_path(step, steps).exists() for steps in self._steps)):
             self.draw_grids(state, step)
-        if not (self._workdir / "target_variance.json").exists():
+        if mesh.is_first_process() and not (self._workdir / "target_variance.json").exists():
             self.measure_target()
 
     def _params(self, state: TrainState) -> Any:

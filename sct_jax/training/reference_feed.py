@@ -1,4 +1,4 @@
-"""How the rows of ``reference.source`` reach the train step: not at all, from the device, or with each step's item."""
+"""How the rows of ``reference.source`` reach the train step: not at all, from the devices, or with each step's item."""
 
 from typing import Any
 
@@ -12,54 +12,70 @@ from sct_jax.training import mesh, step
 
 
 class ReferenceFeed:
-    """Joins the pipeline's batches with the references of the objective.
+    """Joins the pipeline's batches with the references of the objective, and puts both on the mesh.
 
     Attributes:
-      arrays: what lies on the device: the pipeline's arrays, and the store where it fits.
+      arrays: what lies on the devices: the pipeline's arrays, and the store where it fits.
     """
 
-    def __init__(self, config: Any, source: Any, pipeline: Any, device_mesh: Any):
+    def __init__(self, config: Any, source: Any, pipeline: Any, device_mesh: Any, rows: np.ndarray | None = None):
+        """``rows`` are those of the global batch that the pipeline gives this process; None: all."""
         self._pipeline, self._config = pipeline, config
+        self._rows = np.arange(config.batch_size) if rows is None else rows
         self._masked = objectives.masks_classes(config)
+        self._split = mesh.split_batch(device_mesh, axis=1)
         whole = mesh.replicated(device_mesh)
-        self.arrays = {"pipeline": jax.device_put(pipeline.arrays, whole), "references": {}}
+        self.arrays = {"pipeline": mesh.put(pipeline.arrays, whole), "references": {}}
         self._host: dict[str, np.ndarray] | None = None
         kind = config.reference.source if objectives.uses_references(config) else "batch"
         if kind == "dataset":
-            store = references.make_store(source, shards=device_mesh.size)
-            rows = {name: store[name] for name in ("image", "label")}
-            self.arrays["references"] = jax.device_put(rows, mesh.split_batch(device_mesh))
+            self.arrays["references"] = self._split_data(source, device_mesh)
         elif kind == "bank":
             store = references.make_store(source)
             if store["image"].nbytes > config.reference.resident_max_mib * 2**20:
                 self._host = store
             else:
-                self.arrays["references"] = jax.device_put(store, whole)
+                self.arrays["references"] = mesh.put(store, whole)
 
     @property
     def on_host(self) -> bool:
         """Whether the store lies in the host's memory and each step's rows are sent: one step a dispatch then."""
         return self._host is not None
 
-    def complete(self, at: int, items: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Adds to the items of the steps from ``at`` the rows that a store in the host's memory gives them."""
-        if self._host is None:
-            return items
-        labels = self._pipeline.arrays["label"][items["index"]] if "index" in items else items["label"]
-        rows = [
-            references.host_rows(
-                row_key(step.draw_key(self._config.seed, at + index)),
-                self._host,
-                labels_of_step,
-                self._config.reference.size,
-                self._masked,
-            )
-            for index, labels_of_step in enumerate(labels)
-        ]
-        return items | {"rows": np.stack(rows)}
+    def items(self, at: int, count: int) -> Any:
+        """The pipeline's items of the steps from ``at`` on the mesh, with the rows that a store on the host gives."""
+        items = self._pipeline.next(at, count)
+        if self._host is not None:
+            labels = self._pipeline.arrays["label"][items["index"]] if "index" in items else items["label"]
+            items = items | {"rows": np.stack([self._drawn(at + k, each) for k, each in enumerate(labels)])}
+        if jax.process_count() == 1:
+            return jax.device_put(items, self._split)
+        size = self._config.batch_size
+        return {name: mesh.put_rows(part, self._split, self._rows, size, axis=1) for name, part in items.items()}
+
+    def _drawn(self, at: int, labels: np.ndarray) -> np.ndarray:
+        """The rows of the bank for this process's rows of the batch of step ``at``."""
+        reference, key = self._config.reference, row_key(step.draw_key(self._config.seed, at))
+        return references.host_rows(
+            key, self._host, labels, reference.size, self._masked, self._rows, self._config.batch_size
+        )
 
     def fetch(self, arrays: Any, item: Any) -> dict[str, Any]:
         """One step's batch, inside the jitted step."""
         batch = self._pipeline.fetch(arrays["pipeline"], {k: v for k, v in item.items() if k != "rows"})
         rows = {"rows": item["rows"]} if "rows" in item else arrays["references"]
         return batch | {"references": rows}
+
+    def _split_data(self, source: Any, device_mesh: Any) -> dict[str, jax.Array]:
+        """All images and labels, split over all devices; each process reads its own part."""
+        split, spec = mesh.split_batch(device_mesh), source.spec
+        if jax.process_count() == 1:
+            store = references.make_store(source, shards=device_mesh.size)
+            return jax.device_put({name: store[name] for name in ("image", "label")}, split)
+        reader = references.RowReader(source)
+        rows = -(-spec.num_examples // device_mesh.size) * device_mesh.size
+        shape = (rows, spec.image_size, spec.image_size, spec.channels)
+        return {
+            "image": mesh.put_parts(shape, split, reader.images),
+            "label": mesh.put_parts((rows,), split, reader.labels),
+        }

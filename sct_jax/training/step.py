@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 
 from sct_jax.data.augment import augment
@@ -65,7 +66,9 @@ def make_train_step(
     rule = optimizer.build(config.optimizer, config.total_steps)
     rate = optimizer.learning_rate(config.optimizer, config.total_steps)
     profiles = {text: ema.parse_profile(text) for text in config.ema.profiles}
-    split = mesh.split_batch(device_mesh)
+    split, smallest = mesh.split_batch(device_mesh), config.mesh.fsdp_min_size
+    pin = lambda tree: jax.lax.with_sharding_constraint(tree, mesh.split_state(device_mesh, tree, smallest))  # noqa: E731
+    objective = _gathering(objective, device_mesh) if device_mesh.shape["fsdp"] > 1 else objective
 
     def train_step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(room_key(config.seed, TRAIN), state.step)
@@ -80,7 +83,7 @@ def make_train_step(
         draws = objective.draw(images, batch["label"], key_of_draws, state.step, batch.get("references", {}), **done)
         draws = jax.lax.with_sharding_constraint(draws, split)
         grads, metrics = gradients(
-            objective, state.params, state.context, draws, purpose(DROPOUT), config.optimizer.accumulate
+            objective, state.params, state.context, draws, purpose(DROPOUT), config.optimizer.accumulate, pin
         )
         updates, opt_state = rule.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -92,24 +95,51 @@ def make_train_step(
         if project:
             params = project(params)
         context = objective.advance(state.context, params, state.step)
-        return TrainState(state.step + 1, params, opt_state, averages, context), metrics
+        return pin(TrainState(state.step + 1, params, opt_state, averages, context)), metrics
 
     return train_step
 
 
+def _gathering(objective: Objective, device_mesh: Mesh) -> Objective:
+    """The objective for a state that is split over devices: its loss puts the arrays together where it needs them.
+
+    They are not kept for the backward pass, but put together once more.
+    """
+    whole = mesh.replicated(device_mesh)
+
+    def gather(tree: Any) -> Any:
+        name = lambda x: checkpoint_name(jax.lax.with_sharding_constraint(x, whole), "gathered")  # noqa: E731
+        return jax.tree.map(name, tree)
+
+    def loss(params: Any, context: Any, draws: Any, dropout_key: Array) -> Any:
+        return objective.loss(gather(params), gather(context), draws, dropout_key)
+
+    again = jax.checkpoint_policies.save_anything_except_these_names("gathered")
+    return objective._replace(loss=jax.checkpoint(loss, policy=again))
+
+
 def gradients(
-    objective: Objective, params: Any, context: Any, draws: Any, dropout_key: Array, accumulate: int
+    objective: Objective,
+    params: Any,
+    context: Any,
+    draws: Any,
+    dropout_key: Array,
+    accumulate: int,
+    pin: Callable[[Any], Any] = lambda tree: tree,
 ) -> tuple[Any, Metrics]:
     """The gradient of the mean loss over the draws, and mean metrics; in ``accumulate`` equal parts, one after another.
 
-    The parts interleave the batch, so that each device's images stay on it.
+    The parts interleave the batch, so that each device's images stay on it. ``pin`` lays a tree of gradients out.
     """
 
     def mean_loss(params: Any, part: Any, key: Array) -> tuple[Array, Metrics]:
         losses, metrics = objective.loss(params, context, part, key)
         return jnp.mean(losses), {"loss": jnp.mean(losses)} | jax.tree.map(jnp.mean, metrics)
 
-    gradient = jax.grad(mean_loss, has_aux=True)
+    def gradient(params: Any, part: Any, key: Array) -> tuple[Any, Metrics]:
+        grads, metrics = jax.grad(mean_loss, has_aux=True)(params, part, key)
+        return pin(grads), metrics
+
     if accumulate == 1:
         return gradient(params, draws, dropout_key)
     parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), draws)
@@ -126,17 +156,22 @@ def gradients(
     return total
 
 
-def make_dispatch(train_step: TrainStep, fetch: Callable[[Any, Any], dict[str, Array]]) -> Callable[..., Any]:
-    """Several steps in one call: ``dispatch(state, arrays, items) -> (state, metrics)``, jitted, the state donated.
+def make_dispatch(
+    train_step: TrainStep, fetch: Callable[[Any, Any], dict[str, Array]], donate: bool = True
+) -> Callable[..., Any]:
+    """Several steps in one call, jitted: ``dispatch(state, arrays, items, flags=None) -> (state, metrics)``.
 
-    ``items`` has the steps as its leading axis, and so have the metrics; ``fetch(arrays, item)`` makes a batch.
+    ``items`` has the steps as its leading axis, and so have the metrics; ``fetch(arrays, item)`` makes a batch. The
+    state is donated. With ``flags``, int32 and an entry a device, the metrics hold the largest, ``"flag"``.
     """
 
-    def dispatch(state: TrainState, arrays: Any, items: Any) -> tuple[TrainState, Metrics]:
+    def dispatch(state: TrainState, arrays: Any, items: Any, flags: Array | None = None) -> tuple[TrainState, Metrics]:
         count = jax.tree.leaves(items)[0].shape[0]
         if count == 1:
             state, metrics = train_step(state, fetch(arrays, jax.tree.map(lambda x: x[0], items)))
-            return state, jax.tree.map(lambda x: x[None], metrics)
-        return jax.lax.scan(lambda state, item: train_step(state, fetch(arrays, item)), state, items)
+            metrics = jax.tree.map(lambda x: x[None], metrics)
+        else:
+            state, metrics = jax.lax.scan(lambda state, item: train_step(state, fetch(arrays, item)), state, items)
+        return state, metrics if flags is None else metrics | {"flag": jnp.max(flags)}
 
-    return jax.jit(dispatch, donate_argnums=0)
+    return jax.jit(dispatch, donate_argnums=0 if donate else ())

@@ -12,7 +12,7 @@ from sct_jax import models
 from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
 from sct_jax.objectives.table import ROWS
-from sct_jax.training import checkpoint, loop, step
+from sct_jax.training import loop, saver, step
 
 SPEC = DataSpec(8, 1, 10, 1797)
 
@@ -39,7 +39,7 @@ def make_config(total_steps=20, every=1, **fields):
     ],
 )
 def test_the_steps_of_the_fractions(total, every, fractions, steps):
-    assert checkpoint.kept_steps(make_config(total, every, keep_fractions=fractions)) == tuple(sorted(set(steps)))
+    assert saver.kept_steps(make_config(total, every, keep_fractions=fractions)) == tuple(sorted(set(steps)))
 
 
 @pytest.mark.parametrize(
@@ -55,17 +55,17 @@ def test_fractions_that_share_a_step_or_are_the_end_are_refused(tmp_path, total,
 def test_the_steps_divide_as_all_periods_do():
     config = make_config(10_000, 1000, keep_fractions=(0.33,))
     config.sampling.every_steps, config.evaluation.every_steps = 400, 600
-    assert checkpoint.kept_steps(config) == (3400,)  # multiples of 200; 3300 goes up
+    assert saver.kept_steps(config) == (3400,)  # multiples of 200; 3300 goes up
 
 
 def saved(workdir, steps, **fields):
     """The checkpoints that are left after saves at ``steps``."""
     config = make_config(**fields)
-    saver = checkpoint.Checkpointer(workdir, config, SPEC)
+    keeper = saver.Checkpointer(workdir, config, SPEC)
     state = step.initial_state(config, jax.jit(models.build(config.model, SPEC).init)(jax.random.key(0)))
     for number in steps:
-        saver.save(dataclasses.replace(state, step=jnp.int32(number)))
-    saver.close()
+        keeper.save(dataclasses.replace(state, step=jnp.int32(number)))
+    keeper.close()
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
 
 

@@ -116,7 +116,7 @@ def test_out_of_memory_says_what_to_make_smaller(tmp_path, monkeypatch):
     def dispatch(*arguments):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 34359738368 bytes.\nmore lines")
 
-    monkeypatch.setattr(loop.step, "make_dispatch", lambda *arguments: dispatch)
+    monkeypatch.setattr(loop.step, "make_dispatch", lambda *arguments, **options: dispatch)
     with pytest.raises(UserError, match=r"out of memory: .*34359738368 bytes.; halve config.batch_size") as found:
         loop.train(make_config(), tmp_path / "run")
     assert "\n" not in str(found.value)
@@ -125,10 +125,8 @@ def test_out_of_memory_says_what_to_make_smaller(tmp_path, monkeypatch):
 def test_starting_from_another_run_takes_its_average(tmp_path):
     teacher = loop.train(make_config(ema__profiles=("constant:0.5",)), tmp_path / "teacher")
     config = make_config(init__checkpoint=str(tmp_path / "teacher"))
-    network = models.build(config.model, SPEC)
-    saver = loop.checkpoint.Checkpointer(tmp_path / "student", config, SPEC)
-    objective = loop.objectives.build(config, network.denoise)
-    state = loop.start_state(config, network, objective, loop.mesh.make_mesh(1), saver)
+    saver = loop.Checkpointer(tmp_path / "student", config, SPEC)
+    state = loop.start_state(loop.assembly.assemble(config, SPEC, loop.mesh.make_mesh(1)), saver)
     saver.close()
     assert int(state.step) == 0
     assert same(state.params, teacher.ema["constant:0.5"])

@@ -12,7 +12,7 @@ from sct_jax import cards, models
 from sct_jax import config as config_lib
 from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
-from sct_jax.training import checkpoint, ema, posthoc_ema
+from sct_jax.training import checkpoint, ema, posthoc_ema, saver
 from sct_jax.training.posthoc_ema import Snapshot
 from sct_jax.training.state import TrainState
 
@@ -161,11 +161,11 @@ def initial():
 def linear_run(tmp_path_factory, initial):
     """A workdir whose parameters are ``step · initial``, and its averages theirs."""
     workdir, profiles = tmp_path_factory.mktemp("runs") / "run", ("constant:0.9", "power:0.05", "power:0.1")
-    saver = checkpoint.Checkpointer(workdir, make_config(profiles), SPEC)
+    keeper = saver.Checkpointer(workdir, make_config(profiles), SPEC)
     for step in (100, 200, 300):
         averages = {name: scaled(initial, mean_step(name, step)) for name in profiles}
-        saver.save(TrainState(jnp.int32(step), scaled(initial, step), {}, averages, {}))
-    saver.close()
+        keeper.save(TrainState(jnp.int32(step), scaled(initial, step), {}, averages, {}))
+    keeper.close()
     return workdir
 
 

@@ -1,0 +1,317 @@
+"""Saving the states of one run, and going on from the newest that is whole.
+
+Orbax writes a checkpoint aside and renames it, so a run that is killed leaves whole checkpoints only. What disks and
+people do to them later is found by ``files.json`` beside their items, the sizes of all files: a checkpoint that lacks
+something is passed over, and set aside once an older one has been restored.
+"""
+
+import contextlib
+import json
+import math
+import shutil
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from sct_jax import config as config_lib
+from sct_jax import files
+from sct_jax.data import DataSpec
+from sct_jax.errors import UserError
+from sct_jax.schema import DENOISING
+from sct_jax.training import checkpoint, mesh
+from sct_jax.training.checkpoint import FOLDER, first_line
+from sct_jax.training.state import TrainState
+
+# A run that is resumed with another of these would be neither the one nor the other.
+IDENTITY = ("seed", "batch_size", "data.", "model.", "objective.", "reference.")
+MAY_CHANGE = {
+    *("data.path", "data.held_out_split", "data.pipeline", "data.resident_max_mib", "data.workers", "data.prefetch"),
+    *("data.patience", "data.timeout"),
+    *("model.dropout", "model.label_dropout", "model.compute_dtype", "model.gradient_dtype", "model.remat"),
+}
+PERIODS = ("log", "checkpoint", "sampling", "evaluation")
+LIST = "files.json"
+TEMPORARY = "*orbax-checkpoint-tmp*"
+DAMAGED = "damaged-"  # before the step in the name of a checkpoint that was set aside
+
+
+class Checkpointer:
+    """Saves and restores the states of one run in ``workdir``; of several processes each writes its part."""
+
+    def __init__(self, workdir: Path, config: config_lib.Config, spec: DataSpec):
+        self.workdir, self._folder = workdir, (workdir / FOLDER).absolute()
+        self._failed = False
+        self._unlisted: list[int] = []
+        self._meta = {"config": config_lib.to_dict(config), "spec": asdict(spec)}
+        if mesh.is_first_process():
+            for leftover in self._folder.glob(TEMPORARY):  # of a run that was killed while it saved
+                shutil.rmtree(leftover, ignore_errors=True)
+        policy = _kept(config, _kept_before(self._folder))
+        options = ocp.CheckpointManagerOptions(preservation_policy=policy, enable_async_checkpointing=True)
+        try:
+            self._manager = ocp.CheckpointManager(self._folder, options=options, item_names=checkpoint.ITEMS)
+        except OSError as error:
+            raise UserError(f"cannot write checkpoints into {workdir}: {error.strerror or error}") from error
+
+    def save(self, state: TrainState) -> None:
+        """Begins to save; returns once the arrays are copied. A failure shows at the next call or at ``close``."""
+        if jax.default_backend() == "cpu":  # host memory is the device's: copy before donation reuses it
+            state = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state)
+        step = int(state.step)
+        training = {"step": state.step, "opt_state": state.opt_state, "context": state.context}
+        self._guard(
+            lambda: self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(state.params),
+                    ema=ocp.args.StandardSave(state.ema),
+                    training=ocp.args.StandardSave(training),
+                    meta=ocp.args.JsonSave(self._meta | {"step": step}),
+                ),
+            )
+        )
+        self._list_files()  # of the one before, which is finished now
+        self._unlisted.append(step)
+
+    def wait(self) -> None:
+        """Waits until everything begun is on disk."""
+        self._guard(self._manager.wait_until_finished)
+        self._list_files()
+
+    def latest_step(self) -> int | None:
+        """The step of the newest whole checkpoint, None where nothing was saved.
+
+        Raises:
+          UserError: when there are checkpoints, but none is whole.
+        """
+        found = -1
+        if mesh.is_first_process():
+            steps = _steps(self._folder)
+            whole = [step for step in steps if not _lacks(self._folder / str(step))]
+            found = max(whole, default=-2 if steps else -1)
+        found = mesh.from_first(found)
+        if found == -2:
+            self._give_up(_steps(self._folder)[-1])
+        return found if found >= 0 else None
+
+    def restore(self, like: TrainState) -> TrainState:
+        """The newest state that is whole, with the shapes and shardings of ``like``, however it was split when saved.
+
+        Newer checkpoints that are damaged are set aside, saying so.
+
+        Raises:
+          UserError: when the checkpoint is of another architecture or run, or none can be read.
+        """
+        step = self.latest_step()
+        while step is not None:
+            state = self._restored(step, like)
+            if state is not None:
+                return state
+            step = self.latest_step()
+        raise ValueError("nothing was saved")
+
+    def _restored(self, step: int, like: TrainState) -> TrainState | None:
+        """The state of ``step``; None where it turned out to be damaged and another one is left."""
+        place = self._folder / str(step)
+        self._set_aside([newer for newer in _steps(self._folder) if newer > step])
+        training = {"step": like.step, "opt_state": like.opt_state, "context": like.context}
+        try:
+            checkpoint.check_same_tree(place, "params", like.params)
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardRestore(_abstract(like.params)),
+                    ema=ocp.args.StandardRestore(_abstract(like.ema)),
+                    training=ocp.args.StandardRestore(_abstract(training)),
+                ),
+            )
+        except checkpoint.Damaged:
+            self._pass_over(step)
+            return None
+        except UserError:
+            raise
+        except Exception as error:
+            self._check_same_rules(place, error)
+            self._pass_over(step)
+            return None
+        rest = restored["training"]
+        return TrainState(rest["step"], restored["params"], rest["opt_state"], restored["ema"], rest["context"])
+
+    def check_config(self, step: int) -> None:
+        """Raises a UserError when the checkpoint was trained with settings that make it another run."""
+        before = config_lib.flatten(checkpoint.read_meta(self._folder / str(step))["config"])
+        now = config_lib.flatten(self._meta["config"])
+        grows = now["objective.pair"] == "grid" and now["objective.growth"] != "fixed"  # over the run's length
+        identity = (*IDENTITY, "total_steps") if grows and now["objective.method"] not in DENOISING else IDENTITY
+        for key in (key for key in now if before.get(key, now[key]) != now[key]):
+            if key.startswith(identity) and key not in MAY_CHANGE:
+                raise UserError(
+                    f"{self._folder.parent.name} has a run with config.{key} = {before[key]!r}, not {now[key]!r}: use "
+                    "another --workdir (with --config.init.checkpoint to start from its weights), or that value"
+                )
+
+    def close(self) -> None:
+        """Waits for the last save and releases the folder; what a failed one left goes, however late it was written."""
+        try:
+            self.wait()
+        finally:
+            with contextlib.suppress(Exception):  # what failed was said by wait
+                self._manager.close()
+            if self._failed:
+                self._clean()
+
+    def _check_same_rules(self, place: Path, error: Exception) -> None:
+        """Raises a UserError when the optimizer or the averages are others than those of the checkpoint."""
+        before = config_lib.flatten(checkpoint.read_meta(place)["config"])
+        now = config_lib.flatten(self._meta["config"])
+        rules = ("optimizer.name", "optimizer.clip_norm", "ema.profiles")
+        changed = [f"config.{key} was {before.get(key)!r}" for key in rules if before.get(key, now[key]) != now[key]]
+        if changed:
+            raise UserError(
+                f"cannot resume from {place}: {', '.join(changed)} ({first_line(error)}); "
+                "use another --workdir with --config.init.checkpoint to start from its weights"
+            ) from error
+
+    def _pass_over(self, step: int) -> None:
+        """Goes back to the checkpoint before ``step``, which turned out to be damaged.
+
+        Raises:
+          UserError: when there is none before. With several processes, when it is not known to be damaged to all.
+        """
+        if jax.process_count() > 1 or _steps(self._folder)[0] == step:
+            self._give_up(step)
+        self._set_aside([step])
+
+    def _set_aside(self, steps: list[int]) -> None:
+        """Renames checkpoints that are not whole, so that they are neither read nor in the way."""
+        if not mesh.from_first(len(steps)):
+            return
+        if mesh.is_first_process():
+            for step in steps:
+                place, aside = self._folder / str(step), self._folder / f"{DAMAGED}{step}"
+                reason = _lacks(place) or "cannot be read"
+                shutil.rmtree(aside, ignore_errors=True)
+                place.rename(aside)
+                print(
+                    f"checkpoint {place} {reason}: it is now {aside.name}; going back to the one before",
+                    file=sys.stderr,
+                )
+        mesh.from_first(0)  # nobody looks before that is done
+        self._manager.reload()
+
+    def _give_up(self, step: int) -> None:
+        place = self._folder / str(step)
+        raise UserError(
+            f"checkpoint {place} is damaged (it {_lacks(place) or 'cannot be read'}), and no other one is whole: "
+            "remove it to begin anew, or restore it from a copy"
+        )
+
+    def _list_files(self) -> None:
+        """Writes the list of files of the checkpoints that are finished."""
+        steps, self._unlisted = self._unlisted, []
+        if not mesh.is_first_process():
+            return
+        for place in (self._folder / str(step) for step in steps):
+            sizes = {str(p.relative_to(place)): p.stat().st_size for p in sorted(place.rglob("*")) if p.is_file()}
+            if sizes:  # not yet deleted again
+                with contextlib.suppress(UserError, OSError):  # a full disk: there is no list, the checkpoint is there
+                    files.write_text(place / LIST, json.dumps(sizes) + "\n")
+
+    def _clean(self) -> None:
+        """Removes what a failed save left, until the storage threads, which may go on writing it, are still."""
+        patience = time.monotonic() + 10
+        quiet = 0
+        while quiet < 25 and time.monotonic() < patience:
+            leftovers = list(self._folder.glob(TEMPORARY))
+            for leftover in leftovers:
+                shutil.rmtree(leftover, ignore_errors=True)
+            quiet = 0 if leftovers else quiet + 1
+            time.sleep(0.02)
+
+    def _guard(self, action: Any) -> None:
+        try:
+            action()
+        except Exception as error:
+            self._failed, self._unlisted = True, []
+            good = _steps(self._folder)
+            self._clean()
+            newest = f"the newest good one is step {max(good)}" if good else "there is none yet"
+            raise UserError(
+                f"saving a checkpoint into {self._folder} failed ({first_line(error)}); {newest}"
+            ) from error
+
+
+def _steps(folder: Path) -> list[int]:
+    """The steps of all checkpoints there, whole or not, ascending."""
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+
+
+def _lacks(place: Path) -> str:
+    """What is wrong with a checkpoint's files, as the end of a sentence about it; empty where nothing is."""
+    for item in checkpoint.ITEMS:
+        if not (place / item).is_dir():
+            return f"lacks its {item}"
+    try:
+        sizes = json.loads((place / LIST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return ""  # the run was killed after the checkpoint was finished and before it was listed
+    except (OSError, ValueError):
+        return f"has a damaged {LIST}"
+    for name, size in sizes.items():
+        path = place / name
+        if not path.is_file():
+            return f"lacks the file {name}"
+        if path.stat().st_size != size:
+            return f"has {path.stat().st_size} bytes in {name}, not {size}"
+    return ""
+
+
+def kept_steps(config: config_lib.Config) -> tuple[int, ...]:
+    """The steps whose checkpoints ``checkpoint.keep_fractions`` keeps for good, ascending.
+
+    Each is the fraction of ``total_steps`` rounded to the nearest multiple of what all periods of the config have in
+    common, for calls of the device end there; at least the first of these. The fraction 1 is the last step of the run.
+
+    Raises:
+      UserError: when two fractions would share a checkpoint, or one below 1 would be the end of the run.
+    """
+    every, total = math.gcd(*(config[room].every_steps for room in PERIODS)), config.total_steps
+    fractions = sorted(config.checkpoint.keep_fractions)
+    nearest = [max(1, math.floor(fraction * total / every + 0.5)) * every for fraction in fractions]
+    steps = [total if fraction == 1 else step for step, fraction in zip(nearest, fractions, strict=True)]
+    early = [step for step, fraction in zip(steps, fractions, strict=True) if fraction < 1]
+    if len(set(steps)) < len(set(fractions)) or max(early, default=0) >= total:
+        raise UserError(
+            f"config.checkpoint.keep_fractions = {tuple(fractions)} of {total} steps fall on steps {steps}, for the "
+            f"periods of the config have {every} steps in common: make checkpoint.every_steps and the others smaller"
+        )
+    return tuple(sorted(set(steps)))
+
+
+def _kept_before(folder: Path) -> set[int]:
+    """The steps that the configs of the checkpoints there, runs of another length perhaps, keep for good."""
+    kept = set()
+    for place in folder.glob("*"):
+        if place.name.isdigit() and (place / "meta").is_dir():
+            with contextlib.suppress(UserError, KeyError):  # a damaged or an old one is dealt with where it is read
+                kept |= set(kept_steps(config_lib.Config(checkpoint.read_meta(place)["config"])))
+    return kept
+
+
+def _kept(config: config_lib.Config, before: set[int]) -> policies.PreservationPolicy:
+    keep = config.checkpoint
+    kept = [policies.LatestN(keep.keep), policies.CustomSteps(sorted({*kept_steps(config), *before}))]
+    if keep.keep_every_steps:
+        kept.append(policies.EveryNSteps(keep.keep_every_steps))
+    return policies.AnyPreservationPolicy(kept)
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)

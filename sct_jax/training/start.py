@@ -1,0 +1,69 @@
+"""Where a run begins: its workdir's newest checkpoint, the weights of another run, or random ones."""
+
+import sys
+from typing import Any
+
+import jax
+
+from sct_jax import cards, models, objectives
+from sct_jax.data import DataSpec
+from sct_jax.errors import UserError
+from sct_jax.interop import weights as weights_lib
+from sct_jax.schema import DENOISING
+from sct_jax.training import assembly, step
+from sct_jax.training.saver import Checkpointer
+from sct_jax.training.state import TrainState
+
+
+def load_teacher(config: Any, spec: DataSpec) -> objectives.Teacher | None:
+    """The diffusion model of ``objective.teacher`` where the transition asks for one.
+
+    Raises:
+      UserError: when there is none, it is no diffusion model, or its images or labels are others.
+    """
+    if not config.objective.transition.startswith("teacher"):
+        return None
+    teacher = weights_lib.load(config.objective.teacher)
+    model, method, name = teacher.config.model, teacher.config.objective.method, config.objective.teacher
+    if method not in DENOISING:
+        raise UserError(f"config.objective.teacher = {name} is no diffusion model: it was trained by {method!r}")
+    if model.conditional and not config.model.conditional:
+        raise UserError(f"config.objective.teacher = {name} is class-conditional: set config.model.conditional = True")
+    shape = lambda spec: (spec.image_size, spec.channels, spec.num_classes if model.conditional else 0)  # noqa: E731
+    if shape(teacher.spec) != shape(spec):
+        raise UserError(
+            f"config.objective.teacher = {name} was trained on other data: image size, channels and classes are "
+            f"{shape(teacher.spec)} there and {shape(spec)} here"
+        )
+    return objectives.Teacher(models.build(model, spec).denoise, teacher.params)
+
+
+def start_state(made: assembly.Assembly, saver: Checkpointer) -> TrainState:
+    """The state to go on from. Precedence: the workdir's newest checkpoint, ``init.checkpoint``, random weights.
+
+    Where a run begins its model card is written: it says what the run began with.
+    """
+    config, writes = made.config, jax.process_index() == 0
+    if saver.latest_step() is not None:
+        state = saver.restore(assembly.abstract_state(made))
+        saver.check_config(int(state.step))
+        if writes:
+            print(f"resuming from step {int(state.step)}", file=sys.stderr)
+        return state
+    if not config.init.checkpoint:
+        if writes:
+            cards.write(saver.workdir, cards.make(None, config))
+        return assembly.initial_state(made)
+    found = weights_lib.load(config.init.checkpoint, config.init.ema)
+    key = step.room_key(config.seed, step.INIT)
+    weights = weights_lib.start_from(found, jax.eval_shape(made.network.init, key), config.model)
+    if writes:
+        cards.write(saver.workdir, cards.make(weights_lib.source(found), config))
+        print(f"starting from {found.origin} ({found.profile})", file=sys.stderr)
+        if config.model.boundary != found.config.model.boundary:
+            edge = f"from {found.config.model.boundary!r} to {config.model.boundary!r}"
+            print(
+                f"model.boundary goes {edge}: the denoiser becomes the identity at another noise level",
+                file=sys.stderr,
+            )
+    return assembly.initial_state(made, weights)
