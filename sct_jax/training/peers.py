@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 RESTART = 75  # EX_TEMPFAIL: a restart may help
 _SECONDS_TO_READ = 5.0  # how long process 0 waits for the others to have read why it leaves
@@ -34,7 +34,8 @@ class Group:
         from jax._src import distributed  # the client of the key-value store has no public name
 
         self.index, self.count, self.patience = jax.process_index(), jax.process_count(), patience
-        self.client, self.address = distributed.global_state.client, distributed.global_state.coordinator_address
+        self.client: Any = distributed.global_state.client
+        self.address = distributed.global_state.coordinator_address or ""
         self.ending, self.done = threading.Lock(), threading.Event()
         self.heard = {str(index): ("", time.monotonic()) for index in range(self.count)}
         self.notice: tuple[str, int] | None = None
