@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from sct_jax.data.images import IMAGE_SUFFIXES, decode_image, read_header
+from sct_jax.data.images import IMAGE_SUFFIXES, ImageHeader, decode_image, read_header
 from sct_jax.data.spec import DataSpec, check_split
 from sct_jax.data.stores import FolderStore, Store, ZipStore, is_hidden
 from sct_jax.errors import UserError
@@ -36,12 +36,13 @@ class FileSource:
         class_names: tuple[str, ...],
         image_size: int,
         crop: str,
+        lenient: bool,
     ):
         self._store, self._names = store, names
         self._labels = np.zeros(len(names), np.int32) if labels is None else np.asarray(labels, np.int32)
         self._image_size, self._crop = image_size, crop
         num_classes = 0 if labels is None else len(class_names) or int(self._labels.max()) + 1
-        native, channels = self._agree_on_shape()
+        native, channels = self._agree_on_shape(lenient)
         self.spec = DataSpec(image_size or native, channels, num_classes, len(names), class_names)
 
     def __len__(self) -> int:
@@ -74,14 +75,26 @@ class FileSource:
         digest.update(self._labels.tobytes() + repr(self.spec.class_names).encode())
         return digest.hexdigest()
 
-    def _agree_on_shape(self) -> tuple[int, int]:
+    def _agree_on_shape(self, lenient: bool) -> tuple[int, int]:
         """Returns the images' size (the same for all unless resized) and channels (3 if one has colour).
 
-        Of images that are resized, those up to the first with colour are looked at.
+        Of images that are resized, those up to the first with colour are looked at. ``lenient``: an image whose header
+        cannot be read has no say; it is complained about when it is asked for.
         """
-        headers = _parallel(lambda name: self._with_file(name, read_header), self._names)
+
+        def header_of(name: str) -> ImageHeader | None:
+            try:
+                return self._with_file(name, read_header)
+            except UserError:
+                if not lenient:
+                    raise
+                return None
+
+        headers = _parallel(header_of, self._names)
         first, channels = None, 1
         for name, header in zip(self._names, headers, strict=False):
+            if header is None:
+                continue
             first, channels = first or header, max(channels, header.channels)
             if self._image_size:
                 if channels == 3:
@@ -94,7 +107,8 @@ class FileSource:
                 others = f"others are {first.width}x{first.height}"
                 raise UserError(f"{found} but {others}: set image_size to resize all images")
         headers.close()
-        assert first is not None
+        if first is None:
+            raise UserError(f"no image in {self._store.root} can be read")
         return first.width, channels
 
     def _decode(self, file: IO[bytes], name: str) -> np.ndarray:
@@ -116,7 +130,7 @@ class FileSource:
             raise UserError(f"cannot read image {described}: {error}; replace or remove it") from error
 
 
-def open_folder(path: str, split: str, image_size: int, crop: str = "centre") -> FileSource:
+def open_folder(path: str, split: str, image_size: int, crop: str = "centre", lenient: bool = False) -> FileSource:
     """Opens a folder of images.
 
     Labels come from its ``dataset.json`` (see ``open_zip``) or else from its sub-folders, the classes in
@@ -132,10 +146,10 @@ def open_folder(path: str, split: str, image_size: int, crop: str = "centre") ->
     images = _image_names(names, str(part))
     if LABEL_FILE in names:
         labels = _json_labels((part / LABEL_FILE).read_bytes(), store, images)
-        return FileSource(store, images, labels, (), image_size, crop)
+        return FileSource(store, images, labels, (), image_size, crop, lenient)
     parts = [root / name for name in divided] or [root]
     classes = sorted({folder.name for part in parts for folder in _subfolders(part)})
-    return FileSource(store, images, _folder_labels(part, images, classes), tuple(classes), image_size, crop)
+    return FileSource(store, images, _folder_labels(part, images, classes), tuple(classes), image_size, crop, lenient)
 
 
 def folder_splits(path: str) -> tuple[str, ...]:
@@ -143,7 +157,7 @@ def folder_splits(path: str) -> tuple[str, ...]:
     return _split_folders(_existing(path, Path.is_dir, "a folder of images")) or ("train",)
 
 
-def open_zip(path: str, split: str, image_size: int, crop: str = "centre") -> FileSource:
+def open_zip(path: str, split: str, image_size: int, crop: str = "centre", lenient: bool = False) -> FileSource:
     """Opens a zip in the format of EDM's dataset tool (Karras et al. 2022).
 
     Its ``dataset.json`` holds ``{"labels": [["00000/img00000000.png", 6], ...]}``; without that file, or with
@@ -162,7 +176,7 @@ def open_zip(path: str, split: str, image_size: int, crop: str = "centre") -> Fi
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
             raise UserError(f"cannot read {store.describe(LABEL_FILE)}: {error}; make the zip again") from error
         labels = _json_labels(content, store, images)
-    return FileSource(store, images, labels, (), image_size, crop)
+    return FileSource(store, images, labels, (), image_size, crop, lenient)
 
 
 def zip_splits(path: str) -> tuple[str, ...]:

@@ -63,7 +63,7 @@ def prepare(
     source_kind(kind)
     path = "" if kind == "digits" else path
     names = tuple(name for name in list_splits(kind, path) if name != "all")
-    sources = {name: open_source(kind, path, name, image_size, crop) for name in names}
+    sources = {name: open_source(kind, path, name, image_size, crop, skip_damaged) for name in names}
     if kind in UNDIVIDED and names == ("train",):
         sources = {split: sources["train"]}
     _check_agreement(sources, path)

@@ -13,7 +13,7 @@ from sct_jax.errors import UserError
 class SourceKind(NamedTuple):
     """How a kind of source is opened and its splits listed."""
 
-    open: Callable[..., Source]  # of the path, the split and the image size; those that crop: of the crop too
+    open: Callable[..., Source]  # of the path, the split and the image size; if it crops: crop and lenient
     splits: Callable[[str], tuple[str, ...]]
     crops: bool = False
 
@@ -31,7 +31,9 @@ SOURCES = {
 NO_DATA = "none"  # what the config of an imported model says
 
 
-def open_source(name: str, path: str = "", split: str = "train", image_size: int = 0, crop: str = "centre") -> Source:
+def open_source(
+    name: str, path: str = "", split: str = "train", image_size: int = 0, crop: str = "centre", lenient: bool = False
+) -> Source:
     """Opens a data set for random access.
 
     Args:
@@ -50,6 +52,7 @@ def open_source(name: str, path: str = "", split: str = "train", image_size: int
       image_size: 0 keeps the images as they are. Otherwise ``folder`` and ``zip`` images are cropped and resized to it;
         all others are padded with black up to it, but for ``gmm``, which is as it is.
       crop: how ``folder`` and ``zip`` images become squares: ``centre`` or ``adm`` (see ``crops.py``).
+      lenient: a ``folder`` or ``zip`` is opened even if it has images that cannot be read.
 
     Raises:
       UserError: the data is missing, damaged, or is not what the arguments say; the message says what to do.
@@ -63,7 +66,8 @@ def open_source(name: str, path: str = "", split: str = "train", image_size: int
         raise UserError(f"unknown crop {crop!r}: choose one of {', '.join(CROPS)}")
     if crop == "adm" and not (kind.crops and image_size):
         raise UserError("the crop 'adm' makes squares of a folder's or zip's images: it needs these and an image_size")
-    return kind.open(str(path), split, image_size, crop) if kind.crops else kind.open(str(path), split, image_size)
+    of_files = (crop, lenient) if kind.crops else ()
+    return kind.open(str(path), split, image_size, *of_files)
 
 
 def list_splits(name: str, path: str = "") -> tuple[str, ...]:

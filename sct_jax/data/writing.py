@@ -62,7 +62,7 @@ def write(
                 raise
             os.replace(aside, target)  # takes the place of an empty folder
     except BrokenProcessPool as error:
-        reason = "a worker process died (out of memory?): give fewer workers"
+        reason = "a worker process died (out of memory: give fewer workers? a program without a __main__ guard?)"
         raise UserError(f"cannot write {target}: {reason}; {_left(aside, counts)}") from error
     except (OSError, RuntimeError) as error:  # array_record reports a full disk as a RuntimeError
         reason = getattr(error, "strerror", None) or error

@@ -124,9 +124,10 @@ def test_two_at_once_are_refused(folder, broken_off, tmp_path):
 
 
 def damage(folder):
-    for name in ("bee/0019.png", "ant/0021.png"):
+    """One image that ends early, one that is none."""
+    for name, keep in (("bee/0019.png", 0.5), ("ant/0021.png", 0)):
         data = (folder / name).read_bytes()
-        (folder / name).write_bytes(data[: len(data) // 2])
+        (folder / name).write_bytes(data[: int(keep * len(data))])
 
 
 def test_a_damaged_image_stops_or_is_left_out_and_counted(folder, tmp_path, capsys):
@@ -140,6 +141,16 @@ def test_a_damaged_image_stops_or_is_left_out_and_counted(folder, tmp_path, caps
     assert "28 images in 8 shards, 2 damaged ones left out" in verify(out)
     named = [line for shard in json.loads((out / "manifest.json").read_text())["shards"] for line in shard["skipped"]]
     assert ["0021.png" in named[0], "0019.png" in named[1]] == [True, True]
+
+
+@pytest.mark.slow
+def test_a_damaged_image_is_named_by_worker_processes_too(tmp_path):
+    write_class_folder(tmp_path / "in", IMAGES)
+    data = (tmp_path / "in" / "cow" / "0029.png").read_bytes()
+    (tmp_path / "in" / "cow" / "0029.png").write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match=r"cannot read image .*cow/0029\.png"):
+        run(tmp_path / "in", tmp_path / "out", workers=2)
+    assert "1 damaged ones left out" in verify(run(tmp_path / "in", tmp_path / "out", workers=2, skip_damaged=True))
 
 
 def test_nothing_but_damage_is_refused(tmp_path):
