@@ -33,8 +33,8 @@ def prepare(
     """Writes all splits of a source to ``out``, to be read with ``open_source("tfds", path=out)``.
 
     The images are stored as PNG, so what is read is what the source gives, bit for bit and in its order. Shards are
-    written in parallel; killed at any moment, the same call goes on with those that are not finished. With more than
-    one shard the program needs the usual ``if __name__ == "__main__"`` guard.
+    written in parallel; killed at any moment, the same call goes on with those that are not finished. Where processes
+    are started the program needs the usual ``if __name__ == "__main__"`` guard.
 
     Args:
       source_path: a folder or zip of images, a CIFAR-10 archive, a directory of IDX files, or ``digits``.
@@ -43,7 +43,7 @@ def prepare(
       image_size: as in ``open_source``.
       crop: as in ``open_source``.
       split: what to call the data of a folder or zip that is not divided into splits.
-      workers: processes; 0: one a core. A single shard is written in this one.
+      workers: processes; 0: one a core. What would fit into one shard is written in this one.
       compress: smaller files (photographs: by a third) that take several times as long to read.
       skip_damaged: leave out images that cannot be read; the manifest has their names.
       shard_size: images a shard.

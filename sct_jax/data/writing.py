@@ -49,6 +49,8 @@ def write(
     """
     aside = target.absolute().with_name(f".{target.name}-incomplete")
     counts = {name: -(-len(source) // shard_size) for name, source in sources.items()}
+    if sum(map(len, sources.values())) <= shard_size:  # sooner done than processes have started
+        workers = 1
     tasks = _tasks(sources, counts, aside, shard_size, plan["arguments"]["compress"], skip_damaged)
     try:
         with _held(aside):
