@@ -30,21 +30,39 @@ def train(args: argparse.Namespace) -> None:
     if args.help_config:
         print(config_lib.describe_schema())
         return
-    if not args.config or not args.workdir:
+    if not args.config or not (args.workdir or args.dry_run):
         raise UserError("train needs --config FILE and --workdir FOLDER (see sct-jax train --help)")
     config = config_lib.load_config(args.config, dict(args.overrides))
-    _start_jax()
+    if args.deterministic:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
     from sct_jax.training import distributed
 
     with distributed.joined(args.coordinator, args.num_processes, args.process_id, complain=_complain):
-        from sct_jax.training.loop import train as run
+        from sct_jax.training import debug, loop
 
-        run(config, args.workdir)
+        if args.debug or args.disable_jit:
+            _watch_closely(args.debug, args.disable_jit)
+        if args.debug and "batch_size" not in dict(args.overrides):
+            for line in debug.shrink_batch(config, args.workdir or ""):
+                print(line, file=sys.stderr)
+        if args.dry_run:
+            for line in debug.dry_run(config):
+                print(line, flush=True)
+            return
+        loop.train(config, args.workdir, debug.Options(args.profile, args.debug))
+
+
+def _watch_closely(nans: bool, eager: bool) -> None:
+    """Whole tracebacks; an error where a NaN is made; operations one by one."""
+    import jax
+
+    jax.config.update("jax_traceback_filtering", "off")
+    jax.config.update("jax_debug_nans", nans)
+    jax.config.update("jax_disable_jit", eager)
 
 
 def sample(args: argparse.Namespace) -> None:
     """Draws images and writes an .npz, a .png grid, or a folder of PNGs, by the ending of --out."""
-    _start_jax()
     from sct_jax import model as model_lib
     from sct_jax.sampling import generate, output
 
@@ -60,7 +78,6 @@ def evaluate(args: argparse.Namespace) -> None:
     """Measures samples with the offline metrics; writes JSON with full provenance."""
     if args.out:
         files.check_writable(args.out)
-    _start_jax()
     from sct_jax.evaluation.run import evaluate_checkpoint, format_table
 
     result = evaluate_checkpoint(
@@ -81,7 +98,6 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def import_(args: argparse.Namespace) -> None:
     """Turns another project's checkpoint (EDM, EDM2, ECT, STF, TCM, CM) into a workdir, running nothing in it."""
-    _start_jax()
     from sct_jax import cards
     from sct_jax.interop import import_to
 
@@ -107,7 +123,6 @@ def prepare(args: argparse.Namespace) -> None:
 
 def ema(args: argparse.Namespace) -> None:
     """Makes EMA profiles of any width from the power profiles in a run's kept checkpoints, after training."""
-    _start_jax()
     from sct_jax.training.posthoc_ema import describe, write_averages
 
     fits = write_averages(args.checkpoint, args.std, args.out, args.step)
@@ -117,7 +132,6 @@ def ema(args: argparse.Namespace) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """Writes weights with the names of the original's PyTorch class, or the sampler as a program, for others."""
-    _start_jax()
     from sct_jax.interop.export import export_checkpoint
 
     for path in export_checkpoint(args.checkpoint, args.format, args.out, args.ema, args.steps):
@@ -135,7 +149,6 @@ def plan(args: argparse.Namespace) -> None:
         topology.parse(args.topology)
         topology.prepare_environment()
     config = config_lib.load_config(args.config, dict(args.overrides))
-    _start_jax()
     from sct_jax.plan.run import make_plan
     from sct_jax.plan.text import describe
 
@@ -163,7 +176,16 @@ def _floats(text: str) -> list[float]:
     return [float(part) for part in text.split(",")]
 
 
-_integers.__name__, _floats.__name__ = "list of whole numbers", "list of numbers"  # what argparse calls them
+def _window(text: str) -> tuple[int, int]:
+    first, count = (int(part) for part in text.split(":"))
+    if first < 0 or count < 1:
+        raise ValueError
+    return first, count
+
+
+# What argparse calls them.
+_integers.__name__, _floats.__name__ = "list of whole numbers", "list of numbers"
+_window.__name__ = "window FIRST:STEPS"
 
 
 def _parser() -> Parser:
@@ -182,6 +204,17 @@ def _parser() -> Parser:
     sub.add_argument("--config", help="a Python file with get_config(); --config.KEY=VALUE overrides a field")
     sub.add_argument("--workdir", help="where config, metrics, samples and checkpoints go")
     sub.add_argument("--help-config", action="store_true", help="list every config field with its default and meaning")
+    sub.add_argument("--dry-run", action="store_true", help="build, compile, one step; show shapes and memory")
+    sub.add_argument(
+        "--profile",
+        type=_window,
+        nargs="?",
+        const=(10, 5),
+        metavar="FIRST:STEPS",
+        help="trace these steps of this start into WORKDIR/profile (10:5)",
+    )
+    sub.add_argument("--disable-jit", action="store_true", help="operations one by one, for a debugger; very slow")
+    sub.add_argument("--deterministic", action="store_true", help="the same bits on a GPU each time; slower")
     found = "(default: found in the environment)"
     sub.add_argument("--coordinator", default="", help=f"of several processes: HOST:PORT of process 0, or auto {found}")
     sub.add_argument("--num-processes", type=int, default=0, help=f"how many there are {found}")
@@ -226,7 +259,7 @@ def _parser() -> Parser:
         help="of a folder or zip: centre (central square, Lanczos; the default) or adm (ADM's; EDM2's ImageNet-64)",
     )
     sub.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
-    sub.add_argument("--compress", action="store_true", help="a third smaller, several times slower to read")
+    sub.add_argument("--compress", action="store_true", help="smaller files, four times slower to read")
     sub.add_argument("--skip-damaged", action="store_true", help="leave out images that cannot be read, and count them")
     sub.add_argument("--verify", action="store_true", help="compare the data set in --out with its manifest's hashes")
 
@@ -301,7 +334,10 @@ def _join_negative_values(arguments: Sequence[str]) -> list[str]:
 
 
 def _start_jax() -> None:
-    """Settings that must precede the import of JAX: one log line is enough for what it finds missing."""
+    """Settings that must precede the import of JAX: where compiled programs are kept, and to log little."""
+    cache = files.cache_folder()
+    if cache is not None:
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "compiled"))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from absl import logging
@@ -322,6 +358,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if overrides and args.verb not in ("train", "plan"):
             raise UserError(f"--config.{overrides[0][0]} belongs to train and plan, not to {args.verb}")
         args.overrides = overrides
+        _start_jax()
         args.run(args)
     except UserError as error:
         if "--debug" in arguments:

@@ -44,7 +44,7 @@ def prepare(
       crop: as in ``open_source``.
       split: what to call the data of a folder or zip that is not divided into splits.
       workers: processes; 0: one a core. What would fit into one shard is written in this one.
-      compress: smaller files (photographs: by a third) that take several times as long to read.
+      compress: smaller files that take four times as long to read.
       skip_damaged: leave out images that cannot be read; the manifest has their names.
       shard_size: images a shard.
 
