@@ -67,3 +67,13 @@ def check_writable(path: str | Path) -> None:
         raise UserError(f"cannot write {path}: it is a folder")
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise UserError(f"cannot write {path}: {parent} is not a folder that can be written")
+
+
+def cache_folder() -> Path | None:
+    """Where what can be made again is kept, ``$XDG_CACHE_HOME/sct_jax`` or ``~/.cache/sct_jax``; None: read-only."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sct_jax"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import sct_jax
+from sct_jax.training import saver
 
 
 @pytest.fixture
@@ -286,13 +287,47 @@ def test_a_damaged_checkpoint_is_named(sct_jax_command, copied_run, tmp_path, da
     sct_jax.load(copied_run / "checkpoints" / "2")
 
 
-@pytest.mark.parametrize("damage", [damage for damage in DAMAGES if not damage.startswith("meta")])
-def test_a_damaged_checkpoint_is_not_resumed(train, copied_run, damage):
-    DAMAGES[damage](copied_run / "checkpoints" / "4")
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_every_damage_shows_in_the_sizes_of_the_files(copied_run, damage):
+    place = copied_run / "checkpoints" / "4"
+    assert saver._lacks(place) == ""
+    DAMAGES[damage](place)
+    assert saver._lacks(place)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("damage", ["weights cut off", "index lost", "description lost"])
+def test_a_damaged_checkpoint_is_passed_over(train, copied_run, damage, listed):
+    """Found by its sizes or, where the list of these is lost too, by reading it."""
+    place = copied_run / "checkpoints" / "4"
+    DAMAGES[damage](place)
+    if not listed:
+        (place / saver.LIST).unlink()
+    finished = train("--config.total_steps=8")
+    assert finished.status == 0
+    assert f"checkpoint {place}" in finished.err
+    assert "resuming from step 2" in finished.err
+    assert sorted(path.name for path in place.parent.iterdir()) == ["6", "8", "damaged-4"]
+    assert sct_jax.load(copied_run).step == 8
+    steps = [json.loads(line)["step"] for line in (copied_run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_where_all_checkpoints_are_damaged_nothing_is_touched(train, copied_run):
+    for step in ("2", "4"):
+        DAMAGES["weights cut off"](copied_run / "checkpoints" / step)
     before = files_below(copied_run)
     complaint = train("--config.total_steps=8").complaint
     assert str(copied_run / "checkpoints" / "4") in complaint
+    assert "no other one is whole" in complaint
     assert files_below(copied_run) == before
+
+
+def test_what_a_kill_left_of_a_save_goes(train, copied_run):
+    leftover = copied_run / "checkpoints" / "6.orbax-checkpoint-tmp-1"
+    (leftover / "params").mkdir(parents=True)
+    assert train("--config.total_steps=8").status == 0
+    assert not leftover.exists()
 
 
 # The disk.

@@ -145,7 +145,7 @@ def dataset_posterior_mean(
       image_labels: int32 ``[N]``. Images labelled ``HIDDEN`` are seen by nobody, with or without ``labels``.
       flip: the data are the images and their mirror images, ``2 N`` rows.
       block: images worked on at a time.
-      axis_name: inside ``shard_map``, the mesh axis (or axes) over which ``images`` and ``image_labels`` are split: each
+      axis_name: inside ``shard_map``, the mesh axes over which ``images`` and ``image_labels`` are split: each
         device works on its part and the parts are combined, so that all hold the whole result.
 
     Raises:

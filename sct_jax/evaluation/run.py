@@ -1,7 +1,6 @@
 """``sct-jax evaluate``: samples of a checkpoint, measured, with everything needed to make the number again."""
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sct_jax import config as config_lib
+from sct_jax import files
 from sct_jax.data import DataSpec, open_source
 from sct_jax.data.mixtures import known_data
 from sct_jax.data.prepare import detect_kind
@@ -23,16 +23,6 @@ from sct_jax.model import Model, load
 from sct_jax.sampling.generate import default_steps, phase_edges, sampler_kind, to_uint8
 
 MOST_SAMPLES = {Evaluator: 10_000, MixtureEvaluator: 1000}  # unless asked for
-
-
-def cache_folder() -> Path | None:
-    """Where trained classifiers are kept: ``$XDG_CACHE_HOME/sct_jax`` or ``~/.cache/sct_jax``; None if not writable."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sct_jax"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None
-    return folder if os.access(folder, os.W_OK) else None
 
 
 def evaluate_checkpoint(
@@ -86,7 +76,7 @@ def evaluate_checkpoint(
         raise UserError(
             f"the data at {where or data.source} ({train.spec}) is not what {checkpoint} was trained on ({model.spec})"
         )
-    evaluator = make_evaluator(config, train, where, cache_folder())
+    evaluator = make_evaluator(config, train, where, files.cache_folder())
     num = min(len(train), MOST_SAMPLES[type(evaluator)]) if num is None else num
     evaluator.check(num, metrics)
     labels = model.check_labels(None)

@@ -1,14 +1,22 @@
-"""Looking at a run while it goes on: a profile of a window of steps, its memory, and checks that cost time."""
+"""Looking at a run: what is about to go, one step on trial, a profile of a window of steps, and small batches."""
 
 import contextlib
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+from clu import parameter_overview
 
+from sct_jax.data import DataSpec, open_source
 from sct_jax.errors import UserError
+from sct_jax.training import assembly, checkpoint, mesh, step
+from sct_jax.training.reference_feed import open_feed
+from sct_jax.training.start import load_teacher
+
+GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -57,3 +65,94 @@ class Trace:
             jax.profiler.stop_trace()
             jax.profiler.save_device_memory_profile(str(self._folder / "memory.pprof"))
             self._say(f"profile in {self._folder}: open it with xprof --logdir {self._folder} (pip install xprof)")
+
+
+def overview(made: assembly.Assembly, spec: DataSpec, params: Any, mode: str) -> str:
+    """What is about to run: data, devices, method and network."""
+    config, shape = made.config, made.device_mesh.shape
+    devices = f"{made.device_mesh.size} x {made.device_mesh.devices.flat[0].device_kind}"
+    if jax.process_count() > 1:
+        devices += f" of {jax.process_count()} processes"
+    split = f", state split over {shape['fsdp']}" if shape["fsdp"] > 1 else ""
+    count = int(parameter_overview.count_parameters(params))  # clu counts a scalar as 1.0
+    return (
+        f"data      {spec.num_examples:,} images {spec.image_size}x{spec.image_size}x{spec.channels}, "
+        f"{spec.num_classes} classes, {mode}\n"
+        f"devices   {devices}, batch {config.batch_size}{split}\n"
+        f"method    {config.objective.method}, {config.total_steps:,} steps, "
+        f"{config.optimizer.name} {config.optimizer.lr:g}\n"
+        f"network   {config.model.name}, {count:,} parameters, {config.model.compute_dtype}"
+    )
+
+
+def dry_run(config: Any) -> Iterator[str]:
+    """Builds everything, compiles the train step, makes one step on the real data, and writes nothing.
+
+    Yields:
+      Lines for people: what runs, shapes, memory of one device, seconds, and the step's metrics.
+
+    Raises:
+      UserError: for whatever would stop the run at its start.
+    """
+    device_mesh, data = mesh.make_mesh(config.mesh.data, config.mesh.fsdp), config.data
+    source = open_source(data.source, data.path, split=data.split, image_size=data.image_size)
+    made = assembly.assemble(config, source.spec, device_mesh, load_teacher(config, source.spec))
+    state = assembly.initial_state(made)
+    feed = open_feed(made, source)
+    try:
+        yield overview(made, source.spec, state.params, feed.pipeline.mode)
+        items = feed.items(0, 1)
+        for name, item in items.items():
+            yield f"item      {name} {item.dtype}{list(item.shape)} (steps, batch, ...), {item.sharding.spec}"
+        began = time.perf_counter()
+        lowered = step.make_dispatch(made.train_step, feed.fetch).lower(state, feed.arrays, items)
+        program = lowered.compile()
+        yield f"compiled  in {time.perf_counter() - began:.1f} s"
+        yield from memory_of(program, state)
+        began = time.perf_counter()
+        _, metrics = jax.block_until_ready(program(state, feed.arrays, items))
+        yield f"one step  in {time.perf_counter() - began:.3f} s, the first one"
+        yield "metrics   " + "  ".join(f"{name} {float(value[0]):.4g}" for name, value in sorted(metrics.items()))
+    finally:
+        feed.pipeline.close()
+
+
+def memory_of(program: Any, state: Any) -> Iterator[str]:
+    """Lines about the memory of one device: the state's parts, and what the compiled step needs."""
+    parts = {"parameters": state.params, "optimizer": state.opt_state, "ema": state.ema, "context": state.context}
+    sizes = {name: sum(_bytes_of_one(leaf) for leaf in jax.tree.leaves(part)) for name, part in parts.items()}
+    yield "memory    a device: " + ", ".join(f"{name} {gib(size)}" for name, size in sizes.items() if size)
+    found = program.memory_analysis()
+    if found is not None:
+        yield (
+            f"          step: arguments {gib(found.argument_size_in_bytes)}, "
+            f"temporary {gib(found.temp_size_in_bytes)}, program {gib(found.generated_code_size_in_bytes)}"
+        )
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    if limit:
+        yield f"          there are {gib(limit)}"
+
+
+def gib(count: float) -> str:
+    """A number of bytes in GiB, or MiB where it is small."""
+    return f"{count / GIB:.2f} GiB" if count >= GIB / 10 else f"{count / 2**20:.2f} MiB"
+
+
+def shrink_batch(config: Any, workdir: str | Path) -> Iterator[str]:
+    """Makes the batch of a run under ``--debug`` two images a device and micro-batch, unless a run is being resumed.
+
+    Yields:
+      A line that says so where something changed.
+    """
+    folder = Path(workdir) / checkpoint.FOLDER
+    if folder.is_dir() and any(place.name.isdigit() for place in folder.iterdir()):
+        return
+    devices = mesh.make_mesh(config.mesh.data, config.mesh.fsdp).size
+    small, before = 2 * devices * config.optimizer.accumulate, config.batch_size
+    if small < before:
+        config.batch_size = small
+        yield f"--debug: config.batch_size = {small}, not {before}; --config.batch_size={before} keeps it"
+
+
+def _bytes_of_one(leaf: jax.Array) -> int:
+    return leaf.addressable_shards[0].data.nbytes

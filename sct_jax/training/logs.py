@@ -78,10 +78,9 @@ class MetricWriter:
 
 def _drop_after(path: Path, first: int) -> None:
     """Leaves out of a JSONL file the lines of later steps, and one that was cut off in the middle."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    except FileNotFoundError:
+    if not path.is_file():
         return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if _step_of(line) <= first]
     if kept != lines:
         files.write_text(path, "".join(kept))

@@ -15,14 +15,14 @@ from clu import parameter_overview
 
 from sct_jax import config as config_lib
 from sct_jax import files, models
-from sct_jax.data import DataSpec, make_pipeline, open_source
+from sct_jax.data import open_source
 from sct_jax.data.reading import Watch
 from sct_jax.errors import UserError
 from sct_jax.training import assembly, checkpoint, mesh, step
-from sct_jax.training.debug import Options, Trace
+from sct_jax.training.debug import Options, Trace, overview
 from sct_jax.training.logs import MetricWriter, Progress
 from sct_jax.training.observer import Observer
-from sct_jax.training.reference_feed import ReferenceFeed
+from sct_jax.training.reference_feed import open_feed
 from sct_jax.training.saver import Checkpointer, kept_steps
 from sct_jax.training.signals import Interrupted, StopRequest
 from sct_jax.training.start import load_teacher, start_state
@@ -122,21 +122,9 @@ class _Run:
         self.stop = StopRequest(made.device_mesh, self.progress.say)
         self.kept = frozenset(kept_steps(config))
         self.saved = first if saver.latest_step() is not None else None
-        rows = None if jax.process_count() == 1 else mesh.local_rows(made.device_mesh, config.batch_size)
-        self.pipeline = make_pipeline(
-            source,
-            seed=config.seed,
-            batch_size=config.batch_size,
-            mode=config.data.pipeline,
-            resident_max_mib=config.data.resident_max_mib,
-            workers=config.data.workers,
-            prefetch=config.data.prefetch,
-            start_step=first,
-            rows=rows,
-            watch=Watch(config.data.patience, config.data.timeout, self.progress.say, self._poll),
-        )
-        self.progress.say(overview(made, source.spec, state, self.pipeline.mode))
-        self.feed = ReferenceFeed(config, source, self.pipeline, made.device_mesh, rows)
+        watch = Watch(config.data.patience, config.data.timeout, self.progress.say, self._poll)
+        self.feed = open_feed(made, source, first, watch)
+        self.progress.say(overview(made, source.spec, state.params, self.feed.pipeline.mode))
         self.dispatch = step.make_dispatch(made.train_step, self.feed.fetch, donate=not options.check_nans)
         alone = self.feed.on_host or options.check_nans
         self.stride = 1 if alone else steps_per_dispatch(config, made.network)
@@ -249,7 +237,7 @@ class _Run:
         self.trace.close()
         self.progress.close()
         self.writer.close()
-        self.pipeline.close()
+        self.feed.pipeline.close()
         if sys.exc_info()[0] is None:
             self.saver.close()
         else:  # a save under way is finished, and its failure must not hide what happened
@@ -260,24 +248,6 @@ class _Run:
 @jax.jit
 def _all_finite(tree: Any) -> jax.Array:
     return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
-
-
-def overview(made: assembly.Assembly, spec: DataSpec, state: TrainState, mode: str) -> str:
-    """What is about to run: data, devices, method and network."""
-    config, shape = made.config, made.device_mesh.shape
-    devices = f"{made.device_mesh.size} x {made.device_mesh.devices.flat[0].device_kind}"
-    if jax.process_count() > 1:
-        devices += f" of {jax.process_count()} processes"
-    split = f", state split over {shape['fsdp']}" if shape["fsdp"] > 1 else ""
-    count = int(parameter_overview.count_parameters(state.params))  # clu counts a scalar as 1.0
-    return (
-        f"data      {spec.num_examples:,} images {spec.image_size}x{spec.image_size}x{spec.channels}, "
-        f"{spec.num_classes} classes, {mode}\n"
-        f"devices   {devices}, batch {config.batch_size}{split}\n"
-        f"method    {config.objective.method}, {config.total_steps:,} steps, "
-        f"{config.optimizer.name} {config.optimizer.lr:g}\n"
-        f"network   {config.model.name}, {count:,} parameters, {config.model.compute_dtype}"
-    )
 
 
 def _describe(workdir: Path, config: config_lib.Config, params: Any) -> None:

@@ -83,10 +83,10 @@ class Observer:
 
     def _evaluate(self) -> Any:
         if self._evaluator is None:
-            from sct_jax.evaluation.run import cache_folder, make_evaluator
+            from sct_jax.evaluation.run import make_evaluator
 
             self._evaluator = make_evaluator(
-                self._config, self._source, self._config.data.path, cache_folder(), ORACLE_QUERIES
+                self._config, self._source, self._config.data.path, files.cache_folder(), ORACLE_QUERIES
             )
         return self._evaluator
 

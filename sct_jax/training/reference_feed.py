@@ -6,21 +6,45 @@ import jax
 import numpy as np
 
 from sct_jax import objectives
-from sct_jax.data import references
+from sct_jax.data import make_pipeline, references
+from sct_jax.data.reading import Watch
 from sct_jax.objectives.references import row_key
 from sct_jax.training import mesh, step
+
+
+def open_feed(made: Any, source: Any, start_step: int = 0, watch: Watch = Watch()) -> "ReferenceFeed":  # noqa: B008
+    """The pipeline of ``config.data`` and the references, for this process's rows of the batch.
+
+    ``made`` is an ``assembly.Assembly``.
+    """
+    config, data = made.config, made.config.data
+    rows = None if jax.process_count() == 1 else mesh.local_rows(made.device_mesh, config.batch_size)
+    pipeline = make_pipeline(
+        source,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        mode=data.pipeline,
+        resident_max_mib=data.resident_max_mib,
+        workers=data.workers,
+        prefetch=data.prefetch,
+        start_step=start_step,
+        rows=rows,
+        watch=watch,
+    )
+    return ReferenceFeed(config, source, pipeline, made.device_mesh, rows)
 
 
 class ReferenceFeed:
     """Joins the pipeline's batches with the references of the objective, and puts both on the mesh.
 
     Attributes:
+      pipeline: the batches.
       arrays: what lies on the devices: the pipeline's arrays, and the store where it fits.
     """
 
     def __init__(self, config: Any, source: Any, pipeline: Any, device_mesh: Any, rows: np.ndarray | None = None):
         """``rows`` are those of the global batch that the pipeline gives this process; None: all."""
-        self._pipeline, self._config = pipeline, config
+        self.pipeline, self._config = pipeline, config
         self._rows = np.arange(config.batch_size) if rows is None else rows
         self._masked = objectives.masks_classes(config)
         self._split = mesh.split_batch(device_mesh, axis=1)
@@ -44,9 +68,9 @@ class ReferenceFeed:
 
     def items(self, at: int, count: int) -> Any:
         """The pipeline's items of the steps from ``at`` on the mesh, with the rows that a store on the host gives."""
-        items = self._pipeline.next(at, count)
+        items = self.pipeline.next(at, count)
         if self._host is not None:
-            labels = self._pipeline.arrays["label"][items["index"]] if "index" in items else items["label"]
+            labels = self.pipeline.arrays["label"][items["index"]] if "index" in items else items["label"]
             items = items | {"rows": np.stack([self._drawn(at + k, each) for k, each in enumerate(labels)])}
         if jax.process_count() == 1:
             return jax.device_put(items, self._split)
@@ -62,7 +86,7 @@ class ReferenceFeed:
 
     def fetch(self, arrays: Any, item: Any) -> dict[str, Any]:
         """One step's batch, inside the jitted step."""
-        batch = self._pipeline.fetch(arrays["pipeline"], {k: v for k, v in item.items() if k != "rows"})
+        batch = self.pipeline.fetch(arrays["pipeline"], {k: v for k, v in item.items() if k != "rows"})
         rows = {"rows": item["rows"]} if "rows" in item else arrays["references"]
         return batch | {"references": rows}
 
