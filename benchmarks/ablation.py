@@ -27,8 +27,8 @@ from sct_jax.errors import UserError
 from sct_jax.evaluation.provenance import provenance
 from sct_jax.evaluation.run import evaluate_checkpoint
 from sct_jax.report.plots import Series, line_chart
-from sct_jax.training.saver import kept_steps
 from sct_jax.training.loop import train
+from sct_jax.training.saver import kept_steps
 
 ROOT = Path(__file__).resolve().parent.parent
 METRICS = {

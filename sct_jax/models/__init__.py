@@ -1,6 +1,6 @@
 """Architectures. The only room that knows Flax modules: what leaves it is a pair of pure functions, a ``Network``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -82,6 +82,8 @@ def build(model: Any, spec: "DataSpec") -> Network:
         c = precondition.coefficients(t, model.sigma_data, model.boundary, model.sigma_min)
         labels = jnp.full(x.shape[:1], -1) if labels is None else labels
         label_vector = jax.nn.one_hot(labels, label_dim) if label_dim else None
+        if model.gradient_dtype == "compute":
+            params = _rounded_kernels(params, _dtype(model))
         network = nnx.merge(graph, nnx.State(_integer_keys(params)))
         with jax.default_matmul_precision(PRECISION[model.compute_dtype]):
             output = network(per_image(c.c_in, x) * x, c.c_noise, label_vector, augment_labels, dropout_key)
@@ -185,3 +187,15 @@ def _integer_keys(tree: Any) -> Any:
     if not isinstance(tree, dict):
         return tree
     return {int(k) if k.isdigit() else k: _integer_keys(v) for k, v in tree.items()}
+
+
+def _rounded_kernels(params: Params, dtype: jnp.dtype) -> Params:
+    """The same nested dict with its kernels as ``dtype``, so that their gradients are made and summed in it."""
+    return {
+        key: _rounded_kernels(value, dtype)
+        if isinstance(value, Mapping)
+        else value.astype(dtype)
+        if key == "kernel"
+        else value
+        for key, value in params.items()
+    }

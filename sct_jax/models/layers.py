@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from sct_jax.models.products import add_bias, convolve, matmul
+
 Mode = Literal["xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal"]
 
 
@@ -67,8 +69,8 @@ class Linear(nnx.Module):
         self.kernel, self.bias = _kernel_and_bias(rngs, (in_features, out_features), use_bias, init)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = x @ self.kernel[...].astype(x.dtype)
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        y = matmul(x, self.kernel[...])
+        return y if self.bias is None else add_bias(y, self.bias[...])
 
 
 class Conv(nnx.Module):
@@ -102,7 +104,7 @@ class Conv(nnx.Module):
         self.kernel, self.bias = _kernel_and_bias(rngs, shape, True, init)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.kernel[...].astype(x.dtype)
+        kernel = self.kernel[...]
         pointwise = kernel.shape[0] == 1
         if self.fused_downsample:
             y = _downsample_then_convolve(x, kernel, self.resample_filter)
@@ -115,22 +117,7 @@ class Conv(nnx.Module):
             y = convolve(x, kernel)
             if self.up and pointwise:
                 y = upsample(y, self.resample_filter)
-        return y + self.bias[...].astype(x.dtype)
-
-
-def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int | None = None) -> jax.Array:
-    """Cross-correlation of x [B, H, W, I] with an odd kernel [k, k, I, O]; `padding` None keeps the size."""
-    size = kernel.shape[0]
-    if size == 1 and stride == 1 and not padding:
-        return x @ kernel[0, 0]
-    padding = size // 2 if padding is None else padding
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        [(padding, padding)] * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+        return add_bias(y, self.bias[...])
 
 
 def checked_filter(taps: Sequence[float]) -> tuple[float, ...]:

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from sct_jax.models.layers import attention, convolve
+from sct_jax.models.layers import attention
+from sct_jax.models.products import convolve, matmul
 
 EPS = 1e-4
 SMALLEST_SQUARE = 1e-30  # of a magnitude: below it is a zero vector, whose norm has no gradient
@@ -33,10 +34,10 @@ def normalized_kernel(kernel: jax.Array) -> jax.Array:
     return normalize(kernel, tuple(range(kernel.ndim - 1)))
 
 
-def effective_kernel(kernel: jax.Array, gain: jax.Array | float, dtype: jnp.dtype) -> jax.Array:
-    """What multiplies the input: the weights of each output a vector of length `gain` (eq. 47, 66), as `dtype`."""
+def effective_kernel(kernel: jax.Array, gain: jax.Array | float) -> jax.Array:
+    """What multiplies the input: the weights of each output a vector of length `gain` (eq. 47, 66)."""
     fan_in = math.prod(kernel.shape[:-1])
-    return (normalized_kernel(kernel) * (gain / math.sqrt(fan_in))).astype(dtype)
+    return (normalized_kernel(kernel) * (gain / math.sqrt(fan_in))).astype(kernel.dtype)
 
 
 def project(params: Any) -> Any:
@@ -91,7 +92,7 @@ class MPLinear(nnx.Module):
         self.kernel = nnx.Param(jax.random.normal(rngs.params(), (in_features, out_features)))
 
     def __call__(self, x: jax.Array, gain: jax.Array | float = 1.0) -> jax.Array:
-        return x @ effective_kernel(self.kernel[...], gain, x.dtype)
+        return matmul(x, effective_kernel(self.kernel[...], gain))
 
 
 class MPConv(nnx.Module):
@@ -102,7 +103,7 @@ class MPConv(nnx.Module):
         self.kernel = nnx.Param(jax.random.normal(rngs.params(), shape))
 
     def __call__(self, x: jax.Array, gain: jax.Array | float = 1.0) -> jax.Array:
-        return convolve(x, effective_kernel(self.kernel[...], gain, x.dtype))
+        return convolve(x, effective_kernel(self.kernel[...], gain))
 
 
 class MPAttention(nnx.Module):

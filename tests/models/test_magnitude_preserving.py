@@ -57,7 +57,7 @@ def test_fourier_features_have_no_gradient():
 
 
 def test_the_weights_of_an_output_have_the_length_of_the_gain():
-    kernel = mp.effective_kernel(PARAMS["block"]["kernel"], 2.0, jnp.float32)
+    kernel = mp.effective_kernel(PARAMS["block"]["kernel"], 2.0)
     np.testing.assert_allclose(np.linalg.norm(kernel.reshape(-1, 6), axis=0), 2, rtol=1e-3)
     directions = PARAMS["block"]["kernel"].reshape(-1, 6)
     cosines = np.sum(kernel.reshape(-1, 6) * directions, 0) / (2 * np.linalg.norm(directions, axis=0))
@@ -80,14 +80,14 @@ def test_the_projection_is_idempotent_and_changes_no_output():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3), once, twice)
     thrice = mp.project(twice)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), twice, thrice)
-    raw, projected = (mp.effective_kernel(p["block"]["kernel"], 1.0, jnp.float32) for p in (PARAMS, once))
+    raw, projected = (mp.effective_kernel(p["block"]["kernel"], 1.0) for p in (PARAMS, once))
     np.testing.assert_allclose(raw, projected, rtol=1e-3)
 
 
 def test_gradients_are_orthogonal_to_the_weights():
     kernel = jnp.asarray(PARAMS["block"]["kernel"])
     cotangent = jnp.asarray(RNG.normal(size=kernel.shape), jnp.float32)
-    gradient = jax.jit(jax.grad(lambda w: jnp.sum(mp.effective_kernel(w, 1.0, jnp.float32) * cotangent)))(kernel)
+    gradient = jax.jit(jax.grad(lambda w: jnp.sum(mp.effective_kernel(w, 1.0) * cotangent)))(kernel)
     products = np.sum(np.asarray(gradient * kernel).reshape(-1, 6), axis=0)
     lengths = [np.linalg.norm(np.asarray(a).reshape(-1, 6), axis=0) for a in (gradient, kernel)]
     assert np.all(np.abs(products) < 1e-3 * lengths[0] * lengths[1])

@@ -1,0 +1,98 @@
+"""Products with weights, whose gradients leave in the weights' own dtype.
+
+Activations may be bfloat16 where weights are float32. Then the weights are rounded for the product, and so would be
+their gradients: before they are summed over devices, and in fewer bits than the accelerator made them with. Here the
+gradient of a float32 weight is accumulated in float32 and summed so; that of a bfloat16 weight is bfloat16, at half the
+bytes (``model.gradient_dtype``). Where both are of one dtype these are the plain operations.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x [..., in] times kernel [in, out], computed and given in the dtype of x."""
+    return x @ kernel if x.dtype == kernel.dtype else _matmul(x, kernel)
+
+
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """x [..., C] plus bias [C], in the dtype of x."""
+    return x + bias if x.dtype == bias.dtype else _add_bias(x, bias)
+
+
+def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int | None = None) -> jax.Array:
+    """Cross-correlation of x [B, H, W, I] with an odd kernel [k, k, I, O]; `padding` None keeps the size."""
+    size = kernel.shape[0]
+    if size == 1 and stride == 1 and not padding:
+        return matmul(x, kernel[0, 0])
+    padding = size // 2 if padding is None else padding
+    # cuDNN makes no float32 gradient of a kernel from bfloat16 images.
+    plain = x.dtype == kernel.dtype or jax.default_backend() == "gpu"
+    return (_plain_convolve if plain else _convolve)(x, kernel, stride, padding)
+
+
+@jax.custom_vjp
+def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return x @ kernel.astype(x.dtype)
+
+
+def _matmul_backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    every = tuple(range(x.ndim - 1))
+    gradient = lax.dot_general(x, g, ((every, every), ((), ())), preferred_element_type=kernel.dtype)
+    return g @ kernel.astype(g.dtype).T, gradient
+
+
+_matmul.defvjp(lambda x, kernel: (_matmul(x, kernel), (x, kernel)), _matmul_backward)
+
+
+@jax.custom_vjp
+def _add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    return x + bias.astype(x.dtype)
+
+
+_add_bias.defvjp(
+    lambda x, bias: (_add_bias(x, bias), bias[:0]),
+    lambda empty, g: (g, jnp.sum(g, axis=tuple(range(g.ndim - 1)), dtype=empty.dtype)),
+)
+
+
+def _plain_convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+    kernel = kernel.astype(x.dtype)
+    return lax.conv_general_dilated(x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=NHWC)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+    return _plain_convolve(x, kernel, stride, padding)
+
+
+def _convolve_backward(
+    stride: int, padding: int, saved: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    _, of_image = jax.vjp(lambda x: _plain_convolve(x, kernel, stride, padding), x)
+    # The image correlated with the gradient, which `stride` spreads: batch and channels of the image change places.
+    size = kernel.shape[0]
+    margins = [
+        (padding, size - length - padding + (steps - 1) * stride)
+        for length, steps in zip(x.shape[1:3], g.shape[1:3], strict=True)
+    ]
+    gradient = lax.conv_general_dilated(
+        x,
+        g,
+        (1, 1),
+        margins,
+        rhs_dilation=(stride, stride),
+        dimension_numbers=("CHWN", "IHWO", "HWNC"),
+        preferred_element_type=kernel.dtype,
+    )
+    return of_image(g)[0], gradient
+
+
+_convolve.defvjp(lambda x, kernel, *how: (_convolve(x, kernel, *how), (x, kernel)), _convolve_backward)
