@@ -4,7 +4,7 @@
     python benchmarks/soak.py --kills 10 --processes 2 --out docs/results/soak_2.json    # one of two is killed
 
 Trains a small SCT run once undisturbed, then once with SIGKILL and SIGTERM in turn, at moments drawn by ``--seed``.
-each kill every checkpoint on disk is read, and the next start must go on from the newest of them. At the end
+After each kill every checkpoint on disk is read, and the next start must go on from the newest of them. At the end
 parameters, averages and optimizer state are compared with those of the undisturbed run: the same to the bit.
 """
 
