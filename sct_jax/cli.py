@@ -41,7 +41,7 @@ def train(args: argparse.Namespace) -> None:
         from sct_jax.training import debug, loop
 
         if args.debug or args.disable_jit:
-            _watch_closely(args.debug, args.disable_jit)
+            _watch_closely(args.disable_jit)
         if args.debug and "batch_size" not in dict(args.overrides):
             for line in debug.shrink_batch(config, args.workdir or ""):
                 print(line, file=sys.stderr)
@@ -52,12 +52,11 @@ def train(args: argparse.Namespace) -> None:
         loop.train(config, args.workdir, debug.Options(args.profile, args.debug))
 
 
-def _watch_closely(nans: bool, eager: bool) -> None:
-    """Whole tracebacks; an error where a NaN is made; operations one by one."""
+def _watch_closely(eager: bool) -> None:
+    """Whole tracebacks; operations one by one."""
     import jax
 
     jax.config.update("jax_traceback_filtering", "off")
-    jax.config.update("jax_debug_nans", nans)
     jax.config.update("jax_disable_jit", eager)
 
 

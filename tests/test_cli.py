@@ -13,7 +13,7 @@ from PIL import Image
 from sct_jax import cli
 from sct_jax.version import __version__
 
-VERBS = ("train", "sample", "evaluate", "prepare", "ema", "export", "report")
+VERBS = ("train", "sample", "evaluate", "prepare", "plan", "ema", "export", "report")
 HEAVY = ("jax", "jaxlib", "flax", "optax", "orbax", "grain", "tensorflow", "numpy", "sklearn", "PIL", "ml_collections")
 
 
@@ -27,7 +27,7 @@ def trained_with(monkeypatch):
     from sct_jax.training import loop
 
     calls = []
-    monkeypatch.setattr(loop, "train", lambda config, workdir: calls.append((config, workdir)))
+    monkeypatch.setattr(loop, "train", lambda config, workdir, options: calls.append((config, workdir)))
     return calls
 
 

@@ -25,11 +25,17 @@ class Options:
 
     Attributes:
       profile: first step and number of steps to trace into ``WORKDIR/profile``, with the memory at their end.
-      check_nans: stop at the operation that first makes a NaN (``jax_debug_nans``), one step a dispatch.
+      check_nans: one step a dispatch, and where one makes a NaN, again, operation by operation, to find which.
     """
 
     profile: tuple[int, int] | None = None
     check_nans: bool = False
+
+
+def locate_nan(train_step: Callable[..., Any], state: Any, batch: dict[str, Any]) -> None:
+    """Makes a step once more, operation by operation; the first that gives a NaN raises a FloatingPointError."""
+    with jax.disable_jit(), jax.debug_nans(True):
+        train_step(state, batch)
 
 
 class Trace:

@@ -19,7 +19,7 @@ from sct_jax.data import open_source
 from sct_jax.data.reading import Watch
 from sct_jax.errors import UserError
 from sct_jax.training import assembly, checkpoint, mesh, step
-from sct_jax.training.debug import Options, Trace, overview
+from sct_jax.training.debug import Options, Trace, locate_nan, overview
 from sct_jax.training.logs import MetricWriter, Progress
 from sct_jax.training.observer import Observer
 from sct_jax.training.reference_feed import open_feed
@@ -27,6 +27,8 @@ from sct_jax.training.saver import Checkpointer, kept_steps
 from sct_jax.training.signals import Interrupted, StopRequest
 from sct_jax.training.start import load_teacher, start_state
 from sct_jax.training.state import TrainState
+
+CHECKED = ("loss", "grad_norm")  # the metrics that stop a run when they are not finite
 
 
 def train(config: config_lib.Config, workdir: str | Path, options: Options | None = None) -> TrainState:
@@ -126,6 +128,7 @@ class _Run:
         self.feed = open_feed(made, source, first, watch)
         self.progress.say(overview(made, source.spec, state.params, self.feed.pipeline.mode))
         self.dispatch = step.make_dispatch(made.train_step, self.feed.fetch, donate=not options.check_nans)
+        self.train_step, self.check_nans = made.train_step, options.check_nans
         alone = self.feed.on_host or options.check_nans
         self.stride = 1 if alone else steps_per_dispatch(config, made.network)
         self.trace = Trace(options, workdir, self.progress.say)
@@ -147,7 +150,11 @@ class _Run:
                 at, done = done, min(done - done % self.stride + self.stride, config.total_steps)
                 items = self._items(at, done - at)
                 self.trace.before(at, done, self.state)
-                self.state, metrics = self.dispatch(self.state, self.feed.arrays, items, self.stop.flags)
+                before = self.state
+                self.state, metrics = self.dispatch(before, self.feed.arrays, items, self.stop.flags)
+                if self.check_nans and not all(np.isfinite(metrics[name]).all() for name in CHECKED):
+                    item = jax.tree.map(lambda x: x[0], items)
+                    locate_nan(self.train_step, before, self.feed.fetch(self.feed.arrays, item))
                 self.pending.append((at, metrics))
                 if len(self.pending) > 1:  # read one dispatch late: the device never waits for the host
                     self._read(*self.pending.pop(0))
@@ -200,7 +207,7 @@ class _Run:
         fetched = {name: np.asarray(values) for name, values in metrics.items()}
         if "flag" in fetched:
             self.stop.hear(fetched.pop("flag"))
-        for name in ("loss", "grad_norm"):
+        for name in CHECKED:
             bad = np.flatnonzero(~np.isfinite(fetched[name]))
             if bad.size:
                 self.saver.wait()
