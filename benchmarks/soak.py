@@ -111,7 +111,7 @@ def run(processes: int, kills: int, steps: int, seed: int, longest: float, folde
 def _resumed(said: str, newest: int | None) -> int | None:
     """The step a start went on from; it must be the newest on disk, and no checkpoint may have been passed over."""
     assert "going back" not in said, said
-    assert "Traceback" not in said, said
+    assert "Traceback" not in said or "Gloo" in said, said  # of a process that was killed, its peers may show one
     found = re.search(r"resuming from step (\d+)", said)
     step = int(found.group(1)) if found else None
     assert step in (None, newest), f"resumed from {step}, not {newest}\n{said}"

@@ -38,16 +38,21 @@ def train(args: argparse.Namespace) -> None:
     from sct_jax.training import distributed
 
     with distributed.joined(args.coordinator, args.num_processes, args.process_id, complain=_complain):
+        import jax
+
         from sct_jax.training import debug, loop
 
+        if args.disable_jit and (args.dry_run or config.mesh.fsdp > 1 or jax.process_count() > 1):
+            raise UserError("--disable-jit is for one process, without --dry-run and config.mesh.fsdp: leave one out")
         if args.debug or args.disable_jit:
             _watch_closely(args.disable_jit)
         if args.debug and "batch_size" not in dict(args.overrides):
             for line in debug.shrink_batch(config, args.workdir or ""):
                 print(line, file=sys.stderr)
         if args.dry_run:
-            for line in debug.dry_run(config):
-                print(line, flush=True)
+            with debug.memory_explained():
+                for line in debug.dry_run(config):
+                    print(line, flush=True)
             return
         loop.train(config, args.workdir, debug.Options(args.profile, args.debug))
 
@@ -196,7 +201,11 @@ def _parser() -> Parser:
         text = (run.__doc__ or "").strip()
         sub = verbs.add_parser(run.__name__.rstrip("_"), help=text, description=text, allow_abbrev=False)
         sub.set_defaults(run=run)
-        sub.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+        sub.add_argument(
+            "--debug",
+            action="store_true",
+            help="show the traceback of a mistake; train: a small batch, stop where a NaN is made",
+        )
         return sub
 
     sub = verb(train)
@@ -210,7 +219,7 @@ def _parser() -> Parser:
         nargs="?",
         const=(10, 5),
         metavar="FIRST:STEPS",
-        help="trace these steps of this start into WORKDIR/profile (10:5)",
+        help="skip FIRST steps after this start, trace the next into WORKDIR/profile (10:5)",
     )
     sub.add_argument("--disable-jit", action="store_true", help="operations one by one, for a debugger; very slow")
     sub.add_argument("--deterministic", action="store_true", help="the same bits on a GPU each time; slower")

@@ -100,7 +100,8 @@ SCHEMA: dict[str, Field] = {
     ),
     "model.gradient_dtype": Field(
         "float32",
-        "of weight gradients as each device makes them and all are summed. compute: compute_dtype, half the bytes",
+        "of weight gradients, made and summed over devices (of convolutions on GPUs: compute_dtype in any case). "
+        "compute: compute_dtype, half the bytes",
         choices=("float32", "compute"),
     ),
     # Objective. The rows of sct_jax/objectives/table.py set these together.

@@ -3,7 +3,8 @@
 Activations may be bfloat16 where weights are float32. Then the weights are rounded for the product, and so would be
 their gradients: before they are summed over devices, and in fewer bits than the accelerator made them with. Here the
 gradient of a float32 weight is accumulated in float32 and summed so; that of a bfloat16 weight is bfloat16, at half the
-bytes (``model.gradient_dtype``). Where both are of one dtype these are the plain operations.
+bytes (``model.gradient_dtype``). Where both are of one dtype these are the plain operations; so are convolutions on
+GPUs, for cuDNN makes no float32 gradient of a kernel from bfloat16 images.
 """
 
 import functools
@@ -31,7 +32,6 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int | No
     if size == 1 and stride == 1 and not padding:
         return matmul(x, kernel[0, 0])
     padding = size // 2 if padding is None else padding
-    # cuDNN makes no float32 gradient of a kernel from bfloat16 images.
     plain = x.dtype == kernel.dtype or jax.default_backend() == "gpu"
     return (_plain_convolve if plain else _convolve)(x, kernel, stride, padding)
 

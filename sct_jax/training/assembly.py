@@ -70,7 +70,8 @@ def abstract_state(made: Assembly) -> TrainState:
         params = made.network.init(step.room_key(made.config.seed, step.INIT))
         state = step.initial_state(made.config, params, made.network.project)
         teacher = made.teacher and made.teacher._replace(params=teacher_params)
-        objective = objectives.build(made.config, made.network.denoise, teacher, made.device_mesh)
+        network = made.network
+        objective = objectives.build(made.config, network.denoise, teacher, made.device_mesh, network.uncertainty)
         return replace(state, context=objective.start(state.params))
 
     shapes = jax.eval_shape(make, made.teacher and made.teacher.params)

@@ -224,6 +224,6 @@ def writable(workdir: Path) -> None:
         (workdir / FOLDER).mkdir(parents=True, exist_ok=True)
         probe = workdir / f".probe-{os.getpid()}"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process, on another machine, may have the same number
     except OSError as error:
         raise UserError(f"cannot write into workdir {workdir}: {error.strerror}") from error

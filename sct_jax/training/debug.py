@@ -14,7 +14,8 @@ from sct_jax.data import DataSpec, open_source
 from sct_jax.errors import UserError
 from sct_jax.training import assembly, checkpoint, mesh, step
 from sct_jax.training.reference_feed import open_feed
-from sct_jax.training.start import load_teacher
+from sct_jax.training.saver import kept_steps
+from sct_jax.training.start import first_state, load_teacher
 
 GIB = 2**30
 
@@ -24,7 +25,8 @@ class Options:
     """How to look at a run.
 
     Attributes:
-      profile: first step and number of steps to trace into ``WORKDIR/profile``, with the memory at their end.
+      profile: steps after the start to skip, and number of steps to trace then, into ``WORKDIR/profile``, with the
+        memory at their end.
       check_nans: one step a dispatch, and where one makes a NaN, again, operation by operation, to find which.
     """
 
@@ -41,9 +43,9 @@ def locate_nan(train_step: Callable[..., Any], state: Any, batch: dict[str, Any]
 class Trace:
     """Starts and ends the profile at calls of the device; a window covers at least one of them."""
 
-    def __init__(self, options: Options, workdir: Path, say: Callable[[str], None]):
+    def __init__(self, options: Options, workdir: Path, first: int, say: Callable[[str], None]):
         self._folder, self._say = workdir / "profile", say
-        self._window = options.profile
+        self._window = None if options.profile is None else (first + options.profile[0], options.profile[1])
         self._running = False
 
     def before(self, at: int, done: int, state: Any) -> None:
@@ -67,10 +69,14 @@ class Trace:
         if not self._running:
             return
         self._running, self._window = False, None
-        with contextlib.suppress(Exception):
+        name = "memory.pprof" if jax.process_count() == 1 else f"memory_{jax.process_index()}.pprof"
+        try:
             jax.profiler.stop_trace()
-            jax.profiler.save_device_memory_profile(str(self._folder / "memory.pprof"))
-            self._say(f"profile in {self._folder}: open it with xprof --logdir {self._folder} (pip install xprof)")
+            jax.profiler.save_device_memory_profile(str(self._folder / name))
+        except Exception as error:  # the run goes on without it
+            self._say(f"--profile: the trace into {self._folder} failed: {error}")
+            return
+        self._say(f"profile in {self._folder}: open it with xprof --logdir {self._folder} (pip install xprof)")
 
 
 def overview(made: assembly.Assembly, spec: DataSpec, params: Any, mode: str) -> str:
@@ -101,9 +107,10 @@ def dry_run(config: Any) -> Iterator[str]:
       UserError: for whatever would stop the run at its start.
     """
     device_mesh, data = mesh.make_mesh(config.mesh.data, config.mesh.fsdp), config.data
+    kept_steps(config)
     source = open_source(data.source, data.path, split=data.split, image_size=data.image_size)
     made = assembly.assemble(config, source.spec, device_mesh, load_teacher(config, source.spec))
-    state = assembly.initial_state(made)
+    state, _ = first_state(made)
     feed = open_feed(made, source)
     try:
         yield overview(made, source.spec, state.params, feed.pipeline.mode)
@@ -145,19 +152,34 @@ def gib(count: float) -> str:
 
 
 def shrink_batch(config: Any, workdir: str | Path) -> Iterator[str]:
-    """Makes the batch of a run under ``--debug`` two images a device and micro-batch, unless a run is being resumed.
+    """Makes the batch of a run under ``--debug`` two images a device and micro-batch; a run that goes on keeps its own.
 
     Yields:
       A line that says so where something changed.
     """
-    folder = Path(workdir) / checkpoint.FOLDER
-    if folder.is_dir() and any(place.name.isdigit() for place in folder.iterdir()):
-        return
     devices = mesh.make_mesh(config.mesh.data, config.mesh.fsdp).size
     small, before = 2 * devices * config.optimizer.accumulate, config.batch_size
+    with contextlib.suppress(UserError):
+        meta = checkpoint.read_meta(checkpoint.resolve(workdir))
+        small = small if meta["config"]["batch_size"] == small else before
     if small < before:
         config.batch_size = small
         yield f"--debug: config.batch_size = {small}, not {before}; --config.batch_size={before} keeps it"
+
+
+@contextlib.contextmanager
+def memory_explained() -> Iterator[None]:
+    """Turns running out of memory on the device into a UserError that says what to do."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"out of memory: {str(error).splitlines()[0][:120]}; halve config.batch_size, set "
+            "config.optimizer.accumulate=2 (or 4, ...), split the state with config.mesh.fsdp, or make config.model "
+            "smaller"
+        ) from error
 
 
 def _bytes_of_one(leaf: jax.Array) -> int:

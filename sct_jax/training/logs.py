@@ -86,6 +86,13 @@ def _drop_after(path: Path, first: int) -> None:
         files.write_text(path, "".join(kept))
 
 
+def is_written(workdir: Path, kind: str, step: int) -> bool:
+    """Whether ``metrics.jsonl`` has a line of this kind and step."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    return any(_step_of(line) == step and json.loads(line).get("kind") == kind for line in lines)
+
+
 def _step_of(line: str) -> float:
     try:
         return json.loads(line)["step"] if line.endswith("\n") else math.inf

@@ -19,8 +19,8 @@ from sct_jax.data import open_source
 from sct_jax.data.reading import Watch
 from sct_jax.errors import UserError
 from sct_jax.training import assembly, checkpoint, mesh, step
-from sct_jax.training.debug import Options, Trace, locate_nan, overview
-from sct_jax.training.logs import MetricWriter, Progress
+from sct_jax.training.debug import Options, Trace, locate_nan, memory_explained, overview
+from sct_jax.training.logs import MetricWriter, Progress, is_written
 from sct_jax.training.observer import Observer
 from sct_jax.training.reference_feed import open_feed
 from sct_jax.training.saver import Checkpointer, kept_steps
@@ -49,7 +49,11 @@ def train(config: config_lib.Config, workdir: str | Path, options: Options | Non
       Interrupted: after SIGINT or SIGTERM, with the state saved.
       InputStalled: when no data came for ``data.timeout`` seconds.
     """
-    workdir, options = Path(workdir), options or Options()
+    with memory_explained():
+        return _train(config, Path(workdir), options or Options())
+
+
+def _train(config: config_lib.Config, workdir: Path, options: Options) -> TrainState:
     device_mesh = mesh.make_mesh(config.mesh.data, config.mesh.fsdp)
     mesh.check_divides(device_mesh, config.batch_size, config.optimizer.accumulate)
     kept_steps(config)  # refuses fractions too close, before anything is written
@@ -66,7 +70,7 @@ def train(config: config_lib.Config, workdir: str | Path, options: Options | Non
         if mesh.is_first_process():
             print(f"{workdir} is already trained to step {first}", file=sys.stderr)
         saver.close()
-        observer.finish(state, first)
+        _complete(config, workdir, observer, state)
         return state
     observer.check()
     if mesh.is_first_process():
@@ -74,16 +78,19 @@ def train(config: config_lib.Config, workdir: str | Path, options: Options | Non
     run = _Run(made, workdir, state, saver, observer, source, options)
     try:
         return run.until_done(first)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise UserError(
-            f"out of memory: {str(error).splitlines()[0][:120]}; halve config.batch_size, set "
-            "config.optimizer.accumulate=2 (or 4, ...), split the state with config.mesh.fsdp, or make config.model "
-            "smaller"
-        ) from error
     finally:
         run.close()
+
+
+def _complete(config: config_lib.Config, workdir: Path, observer: Observer, state: TrainState) -> None:
+    """What a kill after the last save kept from a run: its last measurement and pictures."""
+    first = int(state.step)
+    if config.evaluation.every_steps and not mesh.from_first(is_written(workdir, "evaluation", first)):
+        writer = MetricWriter(workdir, first, tensorboard=config.log.tensorboard)
+        for values in observer.measure(state):
+            writer.write("evaluation", first, values)
+        writer.close()
+    observer.finish(state, first)
 
 
 def steps_per_dispatch(config: Any, network: models.Network) -> int:
@@ -131,7 +138,7 @@ class _Run:
         self.train_step, self.check_nans = made.train_step, options.check_nans
         alone = self.feed.on_host or options.check_nans
         self.stride = 1 if alone else steps_per_dispatch(config, made.network)
-        self.trace = Trace(options, workdir, self.progress.say)
+        self.trace = Trace(options, workdir, first, self.progress.say)
         self.writer = MetricWriter(
             workdir,
             first,
@@ -186,10 +193,16 @@ class _Run:
 
     def _after(self, done: int) -> None:
         config, last = self.config, done == self.config.total_steps
-        if last or done % config.checkpoint.every_steps == 0 or done in self.kept:
-            self._save(done)
-        if last or done % config.log.every_steps == 0:
-            self._log(done)
+        logs = last or done % config.log.every_steps == 0
+        saves = last or done % config.checkpoint.every_steps == 0 or done in self.kept
+        if logs or saves:
+            self._flush()  # never log or save a state whose loss was not looked at
+        try:
+            if logs:
+                self._log(done)
+        finally:  # what could not be logged is no reason to lose the steps
+            if saves:
+                self._save(done)
         began = time.perf_counter()
         if last or _due(done, config.sampling.every_steps):
             self.observer.draw_grids(self.state, done)
@@ -233,7 +246,7 @@ class _Run:
         self.writer.write("train", done, {"seconds": round(seconds, 3), "images_per_second": round(rate, 1)} | means)
 
     def _save(self, done: int) -> None:
-        self._flush()  # never save a state whose loss was not looked at
+        self._flush()
         if self.saved != done:
             if not bool(_all_finite(self.state.params)):
                 raise UserError(f"parameters at step {done} are not finite: training stopped; {self._last_good()}")

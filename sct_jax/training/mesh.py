@@ -133,6 +133,15 @@ def from_first(value: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
+def all_processes(value: bool) -> bool:
+    """Whether it is so in every process."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(np.int32(value)).min())
+
+
 def on_host(tree: Any) -> Any:
     """The whole arrays as numpy, in every process, wherever their parts lie."""
     if jax.process_count() == 1:

@@ -25,6 +25,8 @@ _FROM_PEERS = re.compile(
     "gloo|nccl|unavailable|deadline_exceeded|aborted|cancelled|connection|socket|barrier|coordination|distributed", re.I
 )
 
+_COLLECTIVE = re.compile("gloo|nccl", re.I)
+
 
 class Group:
     """This process among its peers, after ``jax.distributed.initialize``."""
@@ -147,6 +149,8 @@ def _from_peers(error: BaseException | None) -> bool:
 
     while error is not None:
         if isinstance(error, jax.errors.JaxRuntimeError) and _FROM_PEERS.search(str(error)):
+            return True
+        if isinstance(error, ValueError) and _COLLECTIVE.search(str(error)):  # where the result is read
             return True
         error = error.__cause__ or error.__context__
     return False

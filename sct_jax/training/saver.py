@@ -104,25 +104,31 @@ class Checkpointer:
     def restore(self, like: TrainState) -> TrainState:
         """The newest state that is whole, with the shapes and shardings of ``like``, however it was split when saved.
 
-        Newer checkpoints that are damaged are set aside, saying so.
+        Newer checkpoints that turned out to be damaged are set aside then, saying so.
 
         Raises:
           UserError: when the checkpoint is of another architecture or run, or none can be read.
         """
-        step = self.latest_step()
-        while step is not None:
+        tried = step = self.latest_step()
+        if step is None:
+            raise ValueError("nothing was saved")
+        while step >= 0:
             state = self._restored(step, like)
             if state is not None:
+                self._set_aside([newer for newer in _steps(self._folder) if newer > step])
+                self._unlisted.append(step)
+                self._list_files()
                 return state
-            step = self.latest_step()
-        raise ValueError("nothing was saved")
+            older = [found for found in _steps(self._folder) if found < step and not _lacks(self._folder / str(found))]
+            step = mesh.from_first(max(older, default=-1))
+        self._give_up(tried)
 
     def _restored(self, step: int, like: TrainState) -> TrainState | None:
-        """The state of ``step``; None where it turned out to be damaged and another one is left."""
-        place = self._folder / str(step)
-        self._set_aside([newer for newer in _steps(self._folder) if newer > step])
+        """The state of ``step``; None where a process could not read it."""
+        place, restored = self._folder / str(step), None
         training = {"step": like.step, "opt_state": like.opt_state, "context": like.context}
         try:
+            self.check_config(step)
             checkpoint.check_same_tree(place, "params", like.params)
             restored = self._manager.restore(
                 step,
@@ -133,13 +139,16 @@ class Checkpointer:
                 ),
             )
         except checkpoint.Damaged:
-            self._pass_over(step)
-            return None
+            pass
         except UserError:
             raise
         except Exception as error:
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                raise UserError(f"cannot read checkpoint {place}: {first_line(error)}") from error
             self._check_same_rules(place, error)
-            self._pass_over(step)
+        if not mesh.all_processes(restored is not None):
             return None
         rest = restored["training"]
         return TrainState(rest["step"], restored["params"], rest["opt_state"], restored["ema"], rest["context"])
@@ -153,7 +162,7 @@ class Checkpointer:
         for key in (key for key in now if before.get(key, now[key]) != now[key]):
             if key.startswith(identity) and key not in MAY_CHANGE:
                 raise UserError(
-                    f"{self._folder.parent.name} has a run with config.{key} = {before[key]!r}, not {now[key]!r}: use "
+                    f"{self.workdir} has a run with config.{key} = {before[key]!r}, not {now[key]!r}: use "
                     "another --workdir (with --config.init.checkpoint to start from its weights), or that value"
                 )
 
@@ -178,16 +187,6 @@ class Checkpointer:
                 f"cannot resume from {place}: {', '.join(changed)} ({first_line(error)}); "
                 "use another --workdir with --config.init.checkpoint to start from its weights"
             ) from error
-
-    def _pass_over(self, step: int) -> None:
-        """Goes back to the checkpoint before ``step``, which turned out to be damaged.
-
-        Raises:
-          UserError: when there is none before. With several processes, when it is not known to be damaged to all.
-        """
-        if jax.process_count() > 1 or _steps(self._folder)[0] == step:
-            self._give_up(step)
-        self._set_aside([step])
 
     def _set_aside(self, steps: list[int]) -> None:
         """Renames checkpoints that are not whole, so that they are neither read nor in the way."""
@@ -214,11 +213,13 @@ class Checkpointer:
         )
 
     def _list_files(self) -> None:
-        """Writes the list of files of the checkpoints that are finished."""
+        """Writes the list of files of the checkpoints that are finished, where there is none."""
         steps, self._unlisted = self._unlisted, []
         if not mesh.is_first_process():
             return
         for place in (self._folder / str(step) for step in steps):
+            if (place / LIST).exists():
+                continue
             sizes = {str(p.relative_to(place)): p.stat().st_size for p in sorted(place.rglob("*")) if p.is_file()}
             if sizes:  # not yet deleted again
                 with contextlib.suppress(UserError, OSError):  # a full disk: there is no list, the checkpoint is there

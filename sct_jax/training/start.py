@@ -11,6 +11,7 @@ from sct_jax.errors import UserError
 from sct_jax.interop import weights as weights_lib
 from sct_jax.schema import DENOISING
 from sct_jax.training import assembly, step
+from sct_jax.training.mesh import is_first_process
 from sct_jax.training.saver import Checkpointer
 from sct_jax.training.state import TrainState
 
@@ -43,27 +44,37 @@ def start_state(made: assembly.Assembly, saver: Checkpointer) -> TrainState:
 
     Where a run begins its model card is written: it says what the run began with.
     """
-    config, writes = made.config, jax.process_index() == 0
+    writes = is_first_process()
     if saver.latest_step() is not None:
         state = saver.restore(assembly.abstract_state(made))
-        saver.check_config(int(state.step))
         if writes:
             print(f"resuming from step {int(state.step)}", file=sys.stderr)
         return state
-    if not config.init.checkpoint:
-        if writes:
-            cards.write(saver.workdir, cards.make(None, config))
-        return assembly.initial_state(made)
-    found = weights_lib.load(config.init.checkpoint, config.init.ema)
-    key = step.room_key(config.seed, step.INIT)
-    weights = weights_lib.start_from(found, jax.eval_shape(made.network.init, key), config.model)
+    state, found = first_state(made)
     if writes:
-        cards.write(saver.workdir, cards.make(weights_lib.source(found), config))
+        cards.write(saver.workdir, cards.make(None if found is None else weights_lib.source(found), made.config))
+    if writes and found is not None:
         print(f"starting from {found.origin} ({found.profile})", file=sys.stderr)
-        if config.model.boundary != found.config.model.boundary:
-            edge = f"from {found.config.model.boundary!r} to {config.model.boundary!r}"
+        before, now = found.config.model.boundary, made.config.model.boundary
+        if before != now:
+            edge = f"from {before!r} to {now!r}"
             print(
                 f"model.boundary goes {edge}: the denoiser becomes the identity at another noise level",
                 file=sys.stderr,
             )
-    return assembly.initial_state(made, weights)
+    return state
+
+
+def first_state(made: assembly.Assembly) -> tuple[TrainState, weights_lib.Weights | None]:
+    """The state before the first step, and the weights of ``init.checkpoint`` that it has; None where it has none.
+
+    Raises:
+      UserError: when these weights are not there or do not fit.
+    """
+    config = made.config
+    if not config.init.checkpoint:
+        return assembly.initial_state(made), None
+    found = weights_lib.load(config.init.checkpoint, config.init.ema)
+    key = step.room_key(config.seed, step.INIT)
+    weights = weights_lib.start_from(found, jax.eval_shape(made.network.init, key), config.model)
+    return assembly.initial_state(made, weights), found

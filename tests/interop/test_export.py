@@ -194,8 +194,8 @@ def test_the_sampler_runs_without_this_package(sct_jax_command, workdir, tmp_pat
     ("method", "objective", "steps", "kind"),
     [
         ("sct", {"phases": 3}, 3, "phased"),
-        ("edm", {}, 3, "diffusion"),
-        ("ect", {}, 1, "consistency"),
+        pytest.param("edm", {}, 3, "diffusion", marks=pytest.mark.slow),
+        pytest.param("ect", {}, 1, "consistency", marks=pytest.mark.slow),
     ],
 )
 def test_each_sampler_is_exported_for_any_batch_and_platform(method, objective, steps, kind):

@@ -293,6 +293,7 @@ def test_levels_and_blocks_are_bounded(monkeypatch, tmp_path):
         read_content({"ema": net}, monkeypatch, tmp_path)
 
 
+@pytest.mark.slow
 def test_an_imported_checkpoint_is_sampled_from_in_one_command(tmp_path, sct_jax_command):
     source, out = unpacked("ect.pkl", tmp_path), tmp_path / "out" / "imported"
     assert sct_jax_command("import", "--source", source, "--out", out).status == 0

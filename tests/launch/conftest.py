@@ -24,6 +24,9 @@ status=$(sed -n "$(wc -l <"$here/calls")p" "$here/statuses" 2>/dev/null)
 exit "${status:-0}"
 """
 
+# A shell cannot trap what was ignored when it started, as in the background of a script, or under nohup.
+HEED_SIGNALS = ("env", "--default-signal=INT,HUP,TERM")
+
 
 class Clone:
     """The folder of the clone, ``bin`` in front of PATH, and what was called."""
@@ -40,7 +43,7 @@ class Clone:
 
     def start(self, script: str, *arguments: str, **environment: str) -> subprocess.Popen:
         return subprocess.Popen(
-            ["bash", str(self.root / "launch" / script), *arguments],
+            [*HEED_SIGNALS, "bash", str(self.root / "launch" / script), *arguments],
             cwd=self.root,
             env=self.environment | environment,
             stdout=subprocess.PIPE,

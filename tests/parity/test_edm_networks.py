@@ -90,6 +90,7 @@ def test_outputs_match(case):
     assert largest_error(output, case.arrays["output"]) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in FILES if path.stem == "edm_ncsnpp"], ids=lambda path: path.stem)
 def test_gradients_match(path):
     case = Case(path)

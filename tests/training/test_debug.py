@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -60,8 +61,8 @@ def test_a_profile_of_the_steps_asked_for(sct_jax_command, tiny_config, tmp_path
 def test_the_window_is_that_of_the_steps(tmp_path, monkeypatch, at, running):
     monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: None)
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: None)
-    trace = debug.Trace(debug.Options(profile=(10, 4)), tmp_path, lambda line: None)
-    for step in range(0, at + 1, 2):
+    trace = debug.Trace(debug.Options(profile=(10, 4)), tmp_path, 100, lambda line: None)
+    for step in range(100, 100 + at + 1, 2):
         trace.before(step, step + 2, None)
     assert trace._running == running
 
@@ -79,7 +80,29 @@ def test_debug_makes_the_batch_small_unless_it_is_given(sct_jax_command, tiny_co
         assert finished.status == 0
         assert json.loads((tmp_path / name / "config.json").read_text())["batch_size"] == batch
         assert ("--debug: config.batch_size = 2, not 16" in finished.err) == (not given)
-    assert list(debug.shrink_batch(None, tmp_path / "small")) == []  # a run that is resumed keeps its batch
+    again = sct_jax_command("train", "--config", tiny_config, "--workdir", tmp_path / "small", "--debug")
+    assert again.status == 0  # a run goes on with the batch that it began with
+    assert "already trained to step 4" in again.err
+
+
+def test_a_run_begun_without_debug_keeps_its_batch(sct_jax_command, tiny_config, tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    arguments = ("train", "--config", tiny_config, "--workdir", run, "--debug", "--config.total_steps=5")
+    assert sct_jax_command(*arguments).status == 0
+    assert json.loads((run / "config.json").read_text())["batch_size"] == 16
+
+
+@pytest.mark.parametrize("also", ["--dry-run", "--config.mesh.fsdp=2"])
+def test_eager_mode_is_for_one_plain_process(sct_jax_command, tiny_config, tmp_path, also):
+    arguments = ("train", "--config", tiny_config, "--workdir", tmp_path, "--disable-jit", also)
+    assert "--disable-jit is for one process" in sct_jax_command(*arguments).complaint
+
+
+def test_a_dry_run_finds_what_would_stop_the_run(sct_jax_command, tiny_config):
+    missing = sct_jax_command("train", "--config", tiny_config, "--dry-run", "--config.init.checkpoint=/nowhere")
+    assert "no checkpoint /nowhere" in missing.complaint
+    fractions = ("--config.checkpoint.keep_fractions=0.5,0.51",)
+    assert "keep_fractions" in sct_jax_command("train", "--config", tiny_config, "--dry-run", *fractions).complaint
 
 
 @pytest.mark.slow
