@@ -195,7 +195,7 @@ def _rounded_kernels(params: Params, dtype: jnp.dtype) -> Params:
         key: _rounded_kernels(value, dtype)
         if isinstance(value, Mapping)
         else value.astype(dtype)
-        if key == "kernel"
+        if key in ("kernel", "weight")  # film_mlp's are weights
         else value
         for key, value in params.items()
     }

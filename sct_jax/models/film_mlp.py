@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from sct_jax.models.products import add_bias, matmul
+
 Array = jax.Array
 
 
@@ -93,7 +95,7 @@ class Dense(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(fan_out))
 
     def __call__(self, x: Array) -> Array:
-        return x @ self.weight[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
+        return add_bias(matmul(x, self.weight[...]), self.bias[...])
 
 
 NOISE_FEATURES = 64

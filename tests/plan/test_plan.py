@@ -177,6 +177,14 @@ class TestOnTpu:
         # Two links of 50 GB/s within a square of two by two.
         assert sum(each["seconds"] for each in sums) == pytest.approx(sent / 100e9)
 
+    @pytest.mark.parametrize(("chosen", "dtype"), [("float32", "f32"), ("compute", "bf16")])
+    def test_gradients_of_bfloat16_products_are_summed_as_chosen(self, tiny_config, chosen, dtype):
+        fields = {"mesh.data": "-1", "model.compute_dtype": "bfloat16", "model.gradient_dtype": chosen}
+        plan = make_plan(config_lib.load_config(tiny_config, fields), "v5e:2x2")
+        sums = {each["dtype"]: each["bytes"] for each in plan["collectives"] if each["kind"] == "all-reduce"}
+        assert max(sums, key=sums.get) == dtype
+        assert ("bf16" in sums) == (dtype == "bf16")
+
     def test_memory_moves_at_least_the_state_in_and_out(self, plan):
         _, plan = plan
         state = sum(plan["memory"][part] for part in ("parameters", "optimizer", "ema"))
