@@ -38,7 +38,7 @@ class Planned(NamedTuple):
 
 BFLOAT16 = {"model.compute_dtype": "bfloat16"}
 MEDIUM = BFLOAT16 | {"model.channels": "256"}  # EDM2-M
-CIFAR10, SMALL = "CIFAR-10 SCT, DDPM++", "ImageNet-64 SCT, EDM2-S"
+CIFAR10, SMALL, DIGITS = "CIFAR-10 SCT, DDPM++", "ImageNet-64 SCT, EDM2-S", "digits SCT, MLP"
 PLANS = (
     Planned(CIFAR10, "cifar10_sct", "v5e:2x4", BFLOAT16),
     Planned(SMALL, "imagenet64_sct", "v5e:4x4", BFLOAT16),
@@ -49,6 +49,8 @@ PLANS = (
     Planned(SMALL, "imagenet64_sct", "v4:2x2x2", BFLOAT16),
     Planned("ImageNet-64 SCT, EDM2-M", "imagenet64_sct", "v6e:2x4", MEDIUM),
     Planned("ImageNet-64 SCT, EDM2-M", "imagenet64_sct", "v5e:4x4", MEDIUM | {"mesh.fsdp": "16"}),
+    *(Planned(DIGITS, "digits_sct", name, {}) for name in ("v5e:2x4", "v5p:2x2x1", "v6e:2x4", "v4:2x2x2")),
+    Planned(DIGITS, "digits_sct", "v5e:2x4", {"mesh.fsdp": "4", "mesh.data": "2", "mesh.fsdp_min_size": "1024"}),
 )
 
 Row = Callable[[dict[str, Any]], str]
@@ -116,7 +118,7 @@ def write(out: str, keep: Path) -> None:
 
 INTRODUCTION = """# Planned, not run
 
-What `sct-jax plan` says of the published runs on TPU slices that were not there: the train step really compiled, by
+What `sct-jax plan` says of the published runs, and of the digits, on TPU slices that were not there: the train step really compiled, by
 libtpu, on two CPU cores (batch 128 in all, mesh over all chips; bfloat16 where it says so is
 `--config.model.compute_dtype=bfloat16`, the configs have float32, which costs a TPU six passes). The three times are
 floors from published peaks (`sct_jax/plan/chips.py`); the largest binds. What real steps reach of them is not known
