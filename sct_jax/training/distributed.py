@@ -180,6 +180,8 @@ def _initialize(settings: Settings, timeout: int, patience: int) -> None:
     import jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # It would take SIGTERM for itself and say nothing, until the loop listens: a process has to end on it, or to save.
+    jax.config.update("jax_enable_preemption_service", False)
     # JAX's own watch comes second: it aborts the process.
     options: dict[str, Any] = {"initialization_timeout": timeout, "heartbeat_timeout_seconds": patience + 40}
     if settings.coordinator != AUTO:
