@@ -48,6 +48,8 @@ def steps(deed):
             os.kill(os.getpid(), signal.SIGKILL if deed == "kill" else signal.SIGSTOP)
         if step == 10 and deed == "kill 0" and jax.process_index() == 0:
             os.kill(os.getpid(), signal.SIGKILL)
+        if step == 10 and deed == "terminate" and jax.process_index() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
         if step == 10 and deed == "mistake" and jax.process_index() == 1:
             raise UserError("the disk is full")
         if step == 10 and deed == "bug" and jax.process_index() == 0:
@@ -180,6 +182,13 @@ def test_when_one_is_killed_the_other_stops_and_says_so(job: Callable[..., list[
     assert left.complaints == [
         "sct-jax: process 1 of 2 is gone; stopping; restart the job: it resumes from the last checkpoint"
     ]
+
+
+def test_a_signal_that_nobody_listens_to_ends_its_process(job: Callable[..., list[Ended]]):
+    """JAX's own watch for preemption would take SIGTERM and go on as if nothing had been."""
+    left, ended = job("terminate")
+    assert ended.status == -15
+    assert left.status == 75
 
 
 @pytest.mark.slow
