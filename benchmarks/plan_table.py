@@ -118,8 +118,8 @@ def write(out: str, keep: Path) -> None:
 
 INTRODUCTION = """# Planned, not run
 
-What `sct-jax plan` says of the published runs, and of the digits, on TPU slices that were not there: the train step really compiled, by
-libtpu, on two CPU cores (batch 128 in all, mesh over all chips; bfloat16 where it says so is
+What `sct-jax plan` says of the published runs, and of the digits, on TPU slices that were not there: the train step
+really compiled, by libtpu, on two CPU cores (batch 128 in all, mesh over all chips; bfloat16 where it says so is
 `--config.model.compute_dtype=bfloat16`, the configs have float32, which costs a TPU six passes). The three times are
 floors from published peaks (`sct_jax/plan/chips.py`); the largest binds. What real steps reach of them is not known
 here: 40 % is an assumption.
