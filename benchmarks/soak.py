@@ -46,6 +46,7 @@ class Job:
     def __init__(self, config: Path, workdir: Path, processes: int):
         command = [sys.executable, "-m", "sct_jax", "train", "--config", str(config), "--workdir", str(workdir)]
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "SCT_HEARTBEAT_TIMEOUT": "10"}
+        environment["SCT_START_TIMEOUT"] = "40"
         if processes > 1:
             with socket.socket() as free:
                 free.bind(("localhost", 0))
