@@ -135,7 +135,6 @@ def compare(whole: Path, killed: Path) -> dict:
     """The largest difference of the two runs' last states, and whether they are the same to the bit."""
     import jax
     import numpy as np
-    import orbax.checkpoint as ocp
 
     from sct_jax.training import checkpoint
 
@@ -143,7 +142,7 @@ def compare(whole: Path, killed: Path) -> dict:
     assert places[0].name == places[1].name
     largest, same, count = 0.0, True, 0
     for item in ("params", "ema", "training"):
-        trees = [ocp.StandardCheckpointer().restore((place / item).absolute()) for place in places]
+        trees = [checkpoint.read_tree(place, item) for place in places]
         for a, b in zip(*map(jax.tree.leaves, trees), strict=True):
             a, b = np.asarray(a), np.asarray(b)
             same, count = same and np.array_equal(a, b), count + 1

@@ -84,10 +84,10 @@ def read_weights(place: Path, profile: str = "") -> tuple[Any, str]:
     profiles = averages_in(read_meta(place))
     profile = profile or [*profiles, "raw"][0]
     if profile == "raw":
-        return _read_tree(place, "params"), profile
+        return read_tree(place, "params"), profile
     if profile not in profiles:
         raise UserError(f"{place} has no EMA profile {profile!r}; it has {', '.join([*profiles, 'raw'])}")
-    return _read_tree(place, "ema", profile), profile
+    return read_tree(place, "ema", profile), profile
 
 
 def averages_in(meta: dict[str, Any]) -> list[str]:
@@ -167,7 +167,7 @@ def check_same_tree(place: Path, item: str, like: Any) -> None:
     check_weights(tree, like, str(place))
 
 
-def _read_tree(place: Path, item: str, part: str = "") -> Any:
+def read_tree(place: Path, item: str, part: str = "") -> Any:
     """The arrays of an item on the first device; of one entry only, where ``part`` names it."""
     try:
         metadata = ocp.StandardCheckpointHandler().metadata((place / item).absolute())
