@@ -168,7 +168,7 @@ def check_same_tree(place: Path, item: str, like: Any) -> None:
 
 
 def read_tree(place: Path, item: str, part: str = "") -> Any:
-    """The arrays of an item on the first device; of one entry only, where ``part`` names it."""
+    """The arrays of an item, on the first device however split; of one entry only, where ``part`` names it."""
     try:
         metadata = ocp.StandardCheckpointHandler().metadata((place / item).absolute())
         tree = getattr(metadata, "tree", metadata)
