@@ -8,26 +8,26 @@ host.
 import numpy as np
 
 from sct_jax.errors import UserError
+from sct_jax.evaluation.accumulate import Accumulator, check_finite
 
 
-def moments(features: np.ndarray, what: str = "samples") -> tuple[np.ndarray, np.ndarray]:
-    """Mean ``[F]`` and unbiased covariance ``[F, F]`` of ``features [N, F]``, both float64.
+def moments(features: np.ndarray | Accumulator, what: str = "samples") -> tuple[np.ndarray, np.ndarray]:
+    """Mean ``[F]`` and unbiased covariance ``[F, F]`` of ``features [N, F]`` or of what was accumulated, both float64.
 
-    ``what`` names the rows in the error: fewer rows than ``F + 1`` cannot fill a covariance, so their
-    distance would measure the shortage and not the images (``UserError``). Non-finite features are a
-    ``ValueError``.
+    Raises:
+      UserError: for fewer rows than ``F + 1``, which cannot fill a covariance, so that their distance would
+        measure the shortage and not the images; and for features that are not finite. ``what`` names the rows.
     """
-    features = np.asarray(features, np.float64)
-    if features.ndim != 2:
-        raise ValueError(f"features must be [N, F], got shape {features.shape}")
-    num, dims = features.shape
+    if not isinstance(features, Accumulator):
+        features = np.asarray(features)
+        if features.ndim != 2:
+            raise ValueError(f"features must be [N, F], got shape {features.shape}")
+        check_finite(features, what)
+        features = Accumulator(features.shape[1]).add(features)
+    num, dims = features.num, features.dims
     if num < dims + 1:
         raise UserError(f"a Fréchet distance on {dims} features needs at least {dims + 1} {what}, got {num}")
-    if not np.isfinite(features).all():
-        raise ValueError(f"{int((~np.isfinite(features)).any(axis=1).sum())} of {num} {what} have non-finite features")
-    mean = features.mean(axis=0)
-    centred = features - mean
-    return mean, centred.T @ centred / (num - 1)
+    return features.mean, features.cov
 
 
 def frechet_distance(mu1: np.ndarray, cov1: np.ndarray, mu2: np.ndarray, cov2: np.ndarray) -> float:

@@ -69,5 +69,5 @@ def test_too_few_samples_says_how_many():
 def test_non_finite_features_are_refused(bad):
     features = np.random.default_rng(0).standard_normal((10, 2))
     features[3, 1] = bad
-    with pytest.raises(ValueError, match="1 of 10"):
+    with pytest.raises(UserError, match="1 of 10 samples"):
         moments(features)
