@@ -1,7 +1,7 @@
 """A trained model as an object: what ``sct_jax.load`` gives."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Model:
       profile: the EMA profile of the weights.
       params: the weights, a nested dict.
       path: the checkpoint folder.
+      mesh: the devices that batches are split over, all there are.
     """
 
     def __init__(self, config: Any, spec: DataSpec, params: Any, *, step: int = 0, profile: str = "", path: str = ""):
@@ -39,10 +40,10 @@ class Model:
         self.step, self.profile, self.path = step, profile, path
         self._network = models.build(config.model, spec)
         shape = (spec.image_size, spec.image_size, spec.channels)
-        device_mesh = make_mesh()
-        self.params = jax.device_put(params, replicated(device_mesh))
+        self.mesh = make_mesh()
+        self.params = jax.device_put(params, replicated(self.mesh))
         self._generator = generate.Generator(
-            self._network.denoise, shape, config, device_mesh, clip=spec.dtype == "uint8"
+            self._network.denoise, shape, config, self.mesh, clip=spec.dtype == "uint8"
         )
 
     @property
@@ -108,19 +109,39 @@ class Model:
         Raises:
           UserError: for labels out of range, labels for an unconditional model, and what does not suit the model.
         """
+        options = {"labels": labels, "times": times, "batch_size": batch_size}
+        guidance = {"noise": noise, "eta": eta, "guide": guide, "omega": omega}
+        return np.concatenate(list(self.batches(num, steps, seed, **options, **guidance)))
+
+    def batches(
+        self,
+        num: int,
+        steps: int | None = None,
+        seed: int = 0,
+        *,
+        first: int = 0,
+        labels: Sequence[int] | None = None,
+        guide: "Model | str | Path | None" = None,
+        omega: float | None = None,
+        then: generate.Then | None = None,
+        **options: Any,
+    ) -> Iterator[Any]:
+        """Images ``first … first + num − 1`` of a seed, batch by batch, or what ``then`` makes of each on the device.
+
+        The next batch is made while the caller has one. The other options are those of :meth:`sample`.
+        """
         bad, omega = self.check_guide(guide, omega)
-        return self._generator(
+        return self._generator.batches(
             self.params,
             num,
             steps=generate.steps_of_a_sample(self.config) if steps is None else steps,
             seed=seed,
+            first=first,
             labels=self.check_labels(labels),
-            times=times,
-            batch_size=batch_size,
-            noise=noise,
-            eta=eta,
             guide=self._guide(bad),
             omega=omega or 0.0,
+            then=then,
+            **options,
         )
 
     def times(self, steps: int, eta: float | None = None) -> tuple[float, ...]:

@@ -2,8 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,18 @@ from sct_jax.sampling.guidance import Guide, guided_denoise
 from sct_jax.schema import DENOISING
 
 Array = jax.Array
+
+
+class Then(NamedTuple):
+    """What is made of each batch of images on the device, in the same program as the images.
+
+    Attributes:
+      run: pure, ``(params, images [B, H, W, C]) -> arrays [B, …]``, row by row; keep one function, it is compiled once.
+      params: its first argument, arrays.
+    """
+
+    run: Callable[[Any, Array], Any]
+    params: Any = None
 
 
 class Generator:
@@ -46,7 +58,7 @@ class Generator:
             self._sharding = jax.sharding.NamedSharding(device_mesh, jax.sharding.PartitionSpec(device_mesh.axis_names))
             self._whole = jax.sharding.NamedSharding(device_mesh, jax.sharding.PartitionSpec())
         options = {} if self._whole is None else {"out_shardings": self._whole}  # every process has all images
-        self._compiled = jax.jit(self._sample, static_argnames=("times", "noise", "guide_by"), **options)
+        self._compiled = jax.jit(self._batch, static_argnames=("noise", "guide_by", "then"), **options)
 
     def times(self, steps: int, eta: float | None = None) -> tuple[float, ...]:
         """The descending noise levels of the evaluations that ``steps`` stand for; ``eta`` overrides the config's."""
@@ -88,9 +100,19 @@ class Generator:
         self,
         params: Any,
         num: int,
+        **options: Any,
+    ) -> np.ndarray:
+        """Images ``[num, H, W, C]`` float32, in [-1, 1] where clipped; for the options see :meth:`batches`."""
+        return np.concatenate(list(self.batches(params, num, **options)))
+
+    def batches(
+        self,
+        params: Any,
+        num: int,
         *,
         steps: int = 1,
         seed: int = 0,
+        first: int = 0,
         labels: Sequence[int] | None = None,
         batch_size: int = 256,
         times: Sequence[float] | None = None,
@@ -98,11 +120,14 @@ class Generator:
         eta: float | None = None,
         guide: Guide | None = None,
         omega: float = 1.0,
-    ) -> np.ndarray:
-        """Images ``[num, H, W, C]`` float32, in [-1, 1] where clipped; ``labels`` are used in turn for ``num`` of them.
+        then: Then | None = None,
+    ) -> Iterator[Any]:
+        """Images ``first … first + num − 1`` of a seed on the host, batch by batch, or what ``then`` makes of each.
 
-        ``times`` overrides the noise levels that ``steps`` stand for; ``noise`` and ``eta`` override the config's.
-        With a ``guide`` every prediction is pushed away from the guide's with weight ``omega``; 0 leaves it out.
+        While the caller has a batch the device makes the next. ``labels`` are used in turn: image *i* has number
+        ``i mod len(labels)``. ``times`` overrides the noise levels that ``steps`` stand for; ``noise`` and ``eta``
+        override the config's. With a ``guide`` every prediction is pushed away from the guide's with weight ``omega``;
+        0 leaves it out.
         """
         if num < 1:
             raise UserError(f"--num {num}: at least one image is needed")
@@ -115,15 +140,16 @@ class Generator:
         guide_by = None
         if guide is not None and omega:
             params, guide_by = guide.join(params), (guide.params is None, guide.denoise)
+        then = then or Then(_unchanged)
+        extra = then.params
         if self._whole is not None:
-            params = jax.device_put(params, self._whole)
-        options = {"times": levels, "noise": noise or self._sampling.noise, "guide_by": guide_by}
-        parts = [
-            np.asarray(self._compiled(params, index, label, seed, omega, **options))[:valid]
-            for index, label, valid in self._batches(num, labels, min(batch_size, num))
-        ]
-        images = np.concatenate(parts)
-        return np.clip(images, -1.0, 1.0) if self._clip else images
+            params, extra = jax.device_put((params, extra), self._whole)
+        options = {"noise": noise or self._sampling.noise, "guide_by": guide_by, "then": then.run}
+        times = np.asarray(levels, np.float32)  # an argument of the program: other levels are not compiled anew
+        return one_ahead(
+            (self._compiled(params, extra, index, label, seed, omega, times, **options), valid)
+            for index, label, valid in self._indices(first, num, labels, min(batch_size, num))
+        )
 
     def program(self, steps: int) -> Callable[..., Array]:
         """The pure function ``(params, seed, index, labels=None) -> images`` behind a call, what an export writes down.
@@ -131,28 +157,46 @@ class Generator:
         The noise levels that ``steps`` stand for are fixed, as are the config's options; images ``index`` of the seed
         are those of a call.
         """
-        options = {"times": self.times(steps), "noise": self._sampling.noise, "guide_by": None}
+        levels = np.asarray(self.times(steps), np.float32)
+        options = {"noise": self._sampling.noise, "guide_by": None}
 
         def draw(params: Any, seed: Array, index: Array, labels: Array | None = None) -> Array:
-            images = self._sample(params, index, labels, seed, 0.0, **options)
-            return jnp.clip(images, -1.0, 1.0) if self._clip else images
+            times = jax.lax.optimization_barrier(jnp.asarray(levels))  # not folded: the arithmetic is that of a call
+            return self._sample(params, index, labels, seed, 0.0, times=times, **options)
 
         return draw
 
-    def _batches(
-        self, num: int, labels: Sequence[int] | None, batch_size: int
+    def _indices(
+        self, first: int, num: int, labels: Sequence[int] | None, batch_size: int
     ) -> Iterator[tuple[Array, Array | None, int]]:
         """Full batches of indices and labels (the last padded), and how many of each are wanted."""
         if self._sharding is not None:
             devices = self._sharding.mesh.size
             batch_size = -(-batch_size // devices) * devices
-        for start in range(0, num, batch_size):
+        for start in range(first, first + num, batch_size):
             index = np.arange(start, start + batch_size, dtype=np.int32)
             label = None if labels is None else np.asarray(labels, np.int32)[index % len(labels)]
             if self._sharding is not None:
                 index = jax.device_put(index, self._sharding)
                 label = None if label is None else jax.device_put(label, self._sharding)
-            yield index, label, min(batch_size, num - start)
+            yield index, label, min(batch_size, first + num - start)
+
+    def _batch(
+        self,
+        params: Any,
+        extra: Any,
+        index: Array,
+        labels: Array | None,
+        seed: Array,
+        omega: Array,
+        times: Array,
+        *,
+        noise: str,
+        guide_by: tuple[bool, Any] | None,
+        then: Callable[[Any, Array], Any],
+    ) -> Any:
+        images = self._sample(params, index, labels, seed, omega, times=times, noise=noise, guide_by=guide_by)
+        return then(extra, images)
 
     def _sample(
         self,
@@ -162,7 +206,7 @@ class Generator:
         seed: Array,
         omega: Array,
         *,
-        times: tuple[float, ...],
+        times: Sequence[float] | Array,
         noise: str,
         guide_by: tuple[bool, Any] | None,
     ) -> Array:
@@ -172,10 +216,11 @@ class Generator:
             denoise = guided_denoise(denoise, omega, unconditional=unconditional, bad_denoise=bad_denoise)
         multistep = samplers.consistency if noise == "fresh" else samplers.deterministic
         # The times of a phased model have stepped past its edges already.
-        sampler = {"diffusion": samplers.heun, "phased": samplers.phased, "consistency": multistep}[self._kind]
+        sampler = {"diffusion": samplers.heun, "phased": samplers.deterministic, "consistency": multistep}[self._kind]
         keys = samplers.image_keys(seed, index)
         x = times[0] * samplers.image_noise(keys, 0, self._shape)
-        return sampler(lambda x, t: denoise(params, x, t, labels), x, times, keys)
+        images = sampler(lambda x, t: denoise(params, x, t, labels), x, times, keys)
+        return jnp.clip(images, -1.0, 1.0) if self._clip else images
 
     def _checked_times(self, times: Sequence[float]) -> tuple[float, ...]:
         levels, given = tuple(float(t) for t in times), f"--times {','.join(map(str, times))}"
@@ -192,6 +237,30 @@ class Generator:
         if phase[-1] > 1 or (np.diff(phase) < -1).any():
             edges = ", ".join(f"{edge:.3g}" for edge in self._edges[::-1])
             raise UserError(f"{origin} leaves out a whole phase of this model; the edges of its phases are {edges}")
+
+
+def one_ahead(dispatched: Iterable[tuple[Any, int]]) -> Iterator[Any]:
+    """On the host, the rows wanted of each batch: ``(arrays on the device, how many rows)``.
+
+    The next batch is dispatched before the caller gets one, and the device works on it meanwhile.
+    """
+    waiting: tuple[Any, int] | None = None
+    for batch in dispatched:
+        for leaf in jax.tree.leaves(batch[0]):
+            leaf.copy_to_host_async()
+        if waiting is not None:
+            yield _to_host(*waiting)
+        waiting = batch
+    if waiting is not None:
+        yield _to_host(*waiting)
+
+
+def _to_host(outputs: Any, rows: int) -> Any:
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[:rows], outputs)
+
+
+def _unchanged(_: Any, images: Array) -> Array:
+    return images
 
 
 NOISES = ("fresh", "none")

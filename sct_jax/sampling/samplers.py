@@ -29,7 +29,8 @@ def heun(denoise: BoundDenoise, x: Array, times: Sequence[float], keys: Array) -
         for t, r in zip(times[:-1], ends[:-1], strict=True):
             x = process.heun_step(denoise, x, jnp.float32(t), jnp.float32(r))
     else:
-        pairs = jnp.asarray(np.stack([times[:-1], ends[:-1]], axis=1), jnp.float32)
+        levels = jnp.asarray(times, jnp.float32)
+        pairs = jnp.stack([levels[:-1], levels[1:]], axis=1)
         x, _ = jax.lax.scan(lambda x, pair: (process.heun_step(denoise, x, pair[0], pair[1]), None), x, pairs)
     return denoise(x, jnp.full(x.shape[:1], times[-1], jnp.float32))  # the Euler step to 0
 
