@@ -1,4 +1,6 @@
-"""The one exception a user is meant to read."""
+"""The one exception a user is meant to read, and the exit status of what a restart may help."""
+
+RESTART = 75  # EX_TEMPFAIL
 
 
 class UserError(Exception):

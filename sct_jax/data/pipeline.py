@@ -182,10 +182,14 @@ def make_pipeline(
         raise ValueError(f"out of range: {batch_size=}, {workers=}, {prefetch=}, {start_step=}")
     spec = source.spec
     order = RowOrder(seed, batch_size, spec.num_examples, _checked_rows(rows, batch_size))
-    mebibytes = spec.num_examples * spec.image_size**2 * spec.channels * np.dtype(spec.dtype).itemsize / 2**20
-    if mode == "resident" or (mode == "auto" and mebibytes <= resident_max_mib):
+    if is_resident(spec, mode, resident_max_mib):
         return ResidentPipeline(source, order)
     return StreamedPipeline(source, order, workers, prefetch, start_step, watch)
+
+
+def is_resident(spec: DataSpec, mode: str, resident_max_mib: float) -> bool:
+    """Whether training keeps a data set on the device; see ``make_pipeline``."""
+    return mode == "resident" or (mode == "auto" and spec.image_bytes <= resident_max_mib * 2**20)
 
 
 def _checked_rows(rows: np.ndarray | None, batch_size: int) -> np.ndarray | None:

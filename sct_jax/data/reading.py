@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
+from sct_jax.errors import RESTART
+
 POLL_SECONDS = 0.1
-EX_TEMPFAIL = 75
 _WORKER_NAME = "grain-process-prefetch"
 _DEATHS = {
     -signal.SIGKILL: "killed, as when memory runs out",
@@ -32,7 +33,7 @@ _DEATHS = {
 class InputStalled(RuntimeError):
     """No data came for ``Watch.timeout`` seconds, or a reader process died. A restart may help: exit status 75."""
 
-    interrupted_exit_code = EX_TEMPFAIL
+    interrupted_exit_code = RESTART
 
 
 def _to_stderr(message: str) -> None:

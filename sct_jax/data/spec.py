@@ -31,6 +31,11 @@ class DataSpec:
     class_names: tuple[str, ...] = ()
     dtype: str = "uint8"
 
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of all images, as they are stored."""
+        return self.num_examples * self.image_size**2 * self.channels * np.dtype(self.dtype).itemsize
+
 
 class Source(Protocol):
     """Random access to a data set. Instances can be pickled, so that worker processes can read them."""

@@ -7,10 +7,10 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
 
 from sct_jax import models, objectives
 from sct_jax.data import DataSpec
+from sct_jax.data.pipeline import is_resident
 from sct_jax.errors import UserError
 from sct_jax.plan import operations
 from sct_jax.plan.topology import Topology
@@ -73,18 +73,11 @@ def trace(config: Any, spec: DataSpec, topology: Topology) -> Traced:
     state, batch = assembly.abstract_state(made), assembly.abstract_batch(made, spec)
     traced = jax.jit(made.train_step, donate_argnums=0).trace(state, batch)
     lowered = traced.lower()
-    groups = {
-        "parameters": state.params,
-        "optimizer": state.opt_state,
-        "ema": state.ema,
-        "context": state.context,
-        "batch": batch,
-    }
     return Traced(
         device_mesh,
         lowered,
         operations.count(traced.jaxpr),
-        {name: sum(shard_bytes(leaf) for leaf in jax.tree.leaves(tree)) for name, tree in groups.items()},
+        assembly.state_bytes(state) | {"batch": mesh.bytes_of_one(batch)},
         sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)),
         time.perf_counter() - began,
     )
@@ -104,18 +97,10 @@ def compile_step(traced: Traced) -> Compiled:
     return Compiled(compiled.as_text(), _memory(compiled), _cost(compiled), elapsed())
 
 
-def shard_bytes(leaf: jax.ShapeDtypeStruct) -> int:
-    """Bytes of an array on one device."""
-    shape = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape
-    return math.prod(shape) * np.dtype(leaf.dtype).itemsize
-
-
 def resident_bytes(config: Any, spec: DataSpec) -> int:
     """Bytes on every chip of a data set that training keeps on the devices, 0 where it is streamed."""
-    pixels = spec.num_examples * spec.image_size**2 * spec.channels * np.dtype(spec.dtype).itemsize
-    fits = pixels <= config.data.resident_max_mib * 2**20
-    kept = config.data.pipeline == "resident" or (config.data.pipeline == "auto" and fits)
-    return pixels + 4 * spec.num_examples if kept else 0
+    kept = is_resident(spec, config.data.pipeline, config.data.resident_max_mib)
+    return spec.image_bytes + 4 * spec.num_examples if kept else 0
 
 
 def _memory(compiled: Any) -> dict[str, int]:

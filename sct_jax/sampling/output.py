@@ -1,7 +1,5 @@
 """Writing samples: an ``.npz``, one grid ``.png``, or a folder of PNGs."""
 
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,16 +47,11 @@ def write_images(out: str | Path, images: np.ndarray, labels: Sequence[int] | No
 def _write_folder(out: Path, images: np.ndarray) -> Path:
     from PIL import Image
 
-    aside = out.with_name(f".{os.getpid()}-{out.name}")
     try:
-        aside.mkdir(parents=True)
-        for index, image in enumerate(images):
-            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(aside / f"{index:06d}.png")
-        if out.is_dir():
-            out.rmdir()
-        aside.replace(out)
+        with files.new_folder(out) as aside:
+            aside.mkdir(parents=True)
+            for index, image in enumerate(images):
+                Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(aside / f"{index:06d}.png")
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return out

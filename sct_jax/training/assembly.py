@@ -78,6 +78,12 @@ def abstract_state(made: Assembly) -> TrainState:
     return _with_shardings(shapes, state_shardings(made, shapes))
 
 
+def state_bytes(state: TrainState) -> dict[str, int]:
+    """Bytes on one device of each part of a state, or of its shapes."""
+    parts = {"parameters": state.params, "optimizer": state.opt_state, "ema": state.ema, "context": state.context}
+    return {name: mesh.bytes_of_one(part) for name, part in parts.items()}
+
+
 def abstract_batch(made: Assembly, spec: DataSpec) -> dict[str, Any]:
     """The shapes and shardings of what the train step takes beside the state, with the rows of its references."""
     config, shape = made.config, (spec.image_size, spec.image_size, spec.channels)
@@ -93,8 +99,7 @@ def abstract_batch(made: Assembly, spec: DataSpec) -> dict[str, Any]:
         rows = -(-spec.num_examples // made.device_mesh.size) * made.device_mesh.size
         batch["references"] = {"image": array(rows, shape, pixels), "label": array(rows, (), jnp.int32)}
     elif source == "bank":
-        stored = spec.num_examples * np.prod(shape) * pixels.itemsize
-        if stored > config.reference.resident_max_mib * 2**20:
+        if spec.image_bytes > config.reference.resident_max_mib * 2**20:
             batch["references"] = {"rows": array(size, (config.reference.size, *shape), pixels)}
         else:
             count, classes = spec.num_examples, max(1, spec.num_classes)

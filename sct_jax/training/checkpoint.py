@@ -49,10 +49,15 @@ def places(workdir: str | Path) -> list[Path]:
     if _is_checkpoint(workdir):
         raise UserError(f"{workdir} is one checkpoint: name the workdir that holds it and the others")
     folder = workdir if workdir.name == FOLDER else workdir / FOLDER
-    steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+    steps = steps_in(folder)
     if not steps:
         raise UserError(f"no checkpoint in {workdir}: it is neither a workdir of a run nor one of its checkpoints/STEP")
     return [folder / str(step) for step in steps]
+
+
+def steps_in(folder: Path) -> list[int]:
+    """The steps of all checkpoints in a folder of them, whole or not, ascending; none where there is no folder."""
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -192,7 +197,7 @@ def _read(place: Path, item: str, handler: Any, arguments: Any) -> Any:
 
 
 def _damaged(place: Path, error: Exception) -> Damaged:
-    older = sorted(int(p.name) for p in place.parent.iterdir() if p.name.isdigit() and p.name != place.name)
+    older = [step for step in steps_in(place.parent) if str(step) != place.name]
     hint = f"; an older one is {place.parent / str(older[-1])}" if older else ""
     return Damaged(f"checkpoint {place} is damaged ({first_line(error)}){hint}")
 

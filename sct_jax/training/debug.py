@@ -10,12 +10,11 @@ from typing import Any
 import jax
 from clu import parameter_overview
 
-from sct_jax.data import DataSpec, open_source
+from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
 from sct_jax.training import assembly, checkpoint, mesh, step
 from sct_jax.training.reference_feed import open_feed
-from sct_jax.training.saver import kept_steps
-from sct_jax.training.start import first_state, load_teacher
+from sct_jax.training.start import assembled, first_state
 
 GIB = 2**30
 
@@ -106,10 +105,7 @@ def dry_run(config: Any) -> Iterator[str]:
     Raises:
       UserError: for whatever would stop the run at its start.
     """
-    device_mesh, data = mesh.make_mesh(config.mesh.data, config.mesh.fsdp), config.data
-    kept_steps(config)
-    source = open_source(data.source, data.path, split=data.split, image_size=data.image_size)
-    made = assembly.assemble(config, source.spec, device_mesh, load_teacher(config, source.spec))
+    made, source = assembled(config)
     state, _ = first_state(made)
     feed = open_feed(made, source)
     try:
@@ -132,9 +128,8 @@ def dry_run(config: Any) -> Iterator[str]:
 
 def memory_of(program: Any, state: Any) -> Iterator[str]:
     """Lines about the memory of one device: the state's parts, and what the compiled step needs."""
-    parts = {"parameters": state.params, "optimizer": state.opt_state, "ema": state.ema, "context": state.context}
-    sizes = {name: sum(_bytes_of_one(leaf) for leaf in jax.tree.leaves(part)) for name, part in parts.items()}
-    yield "memory    a device: " + ", ".join(f"{name} {gib(size)}" for name, size in sizes.items() if size)
+    sizes = assembly.state_bytes(state).items()
+    yield "memory    a device: " + ", ".join(f"{name} {gib(size)}" for name, size in sizes if size)
     found = program.memory_analysis()
     if found is not None:
         yield (
@@ -180,7 +175,3 @@ def memory_explained() -> Iterator[None]:
             "config.optimizer.accumulate=2 (or 4, ...), split the state with config.mesh.fsdp, or make config.model "
             "smaller"
         ) from error
-
-
-def _bytes_of_one(leaf: jax.Array) -> int:
-    return leaf.addressable_shards[0].data.nbytes

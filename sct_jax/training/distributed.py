@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sct_jax.errors import UserError
+from sct_jax.errors import RESTART, UserError
 from sct_jax.training import peers
 
 AUTO = "auto"
@@ -19,7 +19,7 @@ AUTO = "auto"
 class Unreachable(Exception):
     """The processes did not find each other in time; a restart may help."""
 
-    exit_code = peers.RESTART
+    exit_code = RESTART
 
 
 @dataclass(frozen=True)
@@ -244,6 +244,6 @@ class _Connecting:
             os.write(2, text)
         if at.process_id == 0:
             late = f"not all {at.num_processes} processes came to {at.coordinator} within {self.timeout} s"
-            return f"{late}: start them all with these, each with its own --process-id", peers.RESTART
+            return f"{late}: start them all with these, each with its own --process-id", RESTART
         advice = "is process 0 running there, is the port open, are all started, each with its own --process-id?"
-        return f"coordinator {at.coordinator} not reached within {self.timeout} s: {advice}", peers.RESTART
+        return f"coordinator {at.coordinator} not reached within {self.timeout} s: {advice}", RESTART

@@ -15,7 +15,6 @@ from clu import parameter_overview
 
 from sct_jax import config as config_lib
 from sct_jax import files, models
-from sct_jax.data import open_source
 from sct_jax.data.reading import Watch
 from sct_jax.errors import UserError
 from sct_jax.training import assembly, checkpoint, mesh, step
@@ -25,7 +24,7 @@ from sct_jax.training.observer import Observer
 from sct_jax.training.reference_feed import open_feed
 from sct_jax.training.saver import Checkpointer, kept_steps
 from sct_jax.training.signals import Interrupted, StopRequest
-from sct_jax.training.start import load_teacher, start_state
+from sct_jax.training.start import assembled, start_state
 from sct_jax.training.state import TrainState
 
 CHECKED = ("loss", "grad_norm")  # the metrics that stop a run when they are not finite
@@ -54,18 +53,12 @@ def train(config: config_lib.Config, workdir: str | Path, options: Options | Non
 
 
 def _train(config: config_lib.Config, workdir: Path, options: Options) -> TrainState:
-    device_mesh = mesh.make_mesh(config.mesh.data, config.mesh.fsdp)
-    mesh.check_divides(device_mesh, config.batch_size, config.optimizer.accumulate)
-    kept_steps(config)  # refuses fractions too close, before anything is written
-    data = config.data
-    source = open_source(data.source, data.path, split=data.split, image_size=data.image_size)
-    network = models.build(config.model, source.spec)
-    made = assembly.assemble(config, source.spec, device_mesh, load_teacher(config, source.spec), network)
+    made, source = assembled(config)
     checkpoint.writable(workdir)
     saver = Checkpointer(workdir, config, source.spec)
     state = start_state(made, saver)
     first = int(state.step)
-    observer = Observer(config, workdir, network, source, device_mesh)
+    observer = Observer(config, workdir, made.network, source, made.device_mesh)
     if first >= config.total_steps:
         if mesh.is_first_process():
             print(f"{workdir} is already trained to step {first}", file=sys.stderr)
@@ -130,7 +123,7 @@ class _Run:
         self.progress = Progress(config.total_steps, first, config.batch_size)
         self.stop = StopRequest(made.device_mesh, self.progress.say)
         self.kept = frozenset(kept_steps(config))
-        self.saved = first if saver.latest_step() is not None else None
+        self.saved = first or None  # a run that begins has saved nothing
         watch = Watch(config.data.patience, config.data.timeout, self.progress.say, self._poll)
         self.feed = open_feed(made, source, first, watch)
         self.progress.say(overview(made, source.spec, state.params, self.feed.pipeline.mode))
@@ -237,7 +230,6 @@ class _Run:
             self._read(*self.pending.pop(0))
 
     def _log(self, done: int) -> None:
-        self._flush()
         names = self.window[0] if self.window else {}
         means = {name: float(np.mean(np.concatenate([part[name] for part in self.window]))) for name in names}
         self.window = []

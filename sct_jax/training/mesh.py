@@ -6,6 +6,7 @@ alone (:func:`split_state`). ``fsdp = 1`` is plain data parallelism; with both a
 devices holds one copy of the state (hybrid).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -82,6 +83,16 @@ def split_state(mesh: Mesh, tree: Any, min_size: int) -> Any:
     return jax.tree.map(place, tree)
 
 
+def bytes_of_one(tree: Any) -> int:
+    """Bytes on one device of a tree of arrays, or of their shapes with shardings."""
+
+    def size(leaf: Any) -> int:
+        shape = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape
+        return math.prod(shape) * np.dtype(leaf.dtype).itemsize
+
+    return sum(map(size, jax.tree.leaves(tree)))
+
+
 def put(tree: Any, sharding: Any) -> Any:
     """Puts arrays, the same in every process, on the mesh; ``sharding`` is one for all, or a tree of them.
 
@@ -140,17 +151,6 @@ def all_processes(value: bool) -> bool:
     from jax.experimental import multihost_utils
 
     return bool(multihost_utils.process_allgather(np.int32(value)).min())
-
-
-def on_host(tree: Any) -> Any:
-    """The whole arrays as numpy, in every process, wherever their parts lie."""
-    if jax.process_count() == 1:
-        return jax.tree.map(np.asarray, tree)
-    from jax.experimental import multihost_utils
-
-    whole = lambda leaf: leaf.is_fully_addressable or leaf.is_fully_replicated  # noqa: E731
-    gather = lambda leaf: multihost_utils.process_allgather(leaf, tiled=True)  # noqa: E731
-    return jax.tree.map(lambda leaf: np.asarray(leaf) if whole(leaf) else gather(leaf), tree)
 
 
 def put_parts(shape: tuple[int, ...], sharding: NamedSharding, read: Callable[[int, int], np.ndarray]) -> jax.Array:

@@ -19,7 +19,8 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-RESTART = 75  # EX_TEMPFAIL: a restart may help
+from sct_jax.errors import RESTART
+
 _SECONDS_TO_READ = 5.0  # how long process 0 waits for the others to have read why it leaves
 _FROM_PEERS = re.compile(
     "gloo|nccl|unavailable|deadline_exceeded|aborted|cancelled|connection|socket|barrier|coordination|distributed", re.I

@@ -63,7 +63,7 @@ class Checkpointer:
     def save(self, state: TrainState) -> None:
         """Begins to save; returns once the arrays are copied. A failure shows at the next call or at ``close``."""
         if jax.default_backend() == "cpu":  # host memory is the device's: copy before donation reuses it
-            state = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state)
+            state = _copied(state)
         step = int(state.step)
         training = {"step": state.step, "opt_state": state.opt_state, "context": state.context}
         self._guard(
@@ -93,12 +93,12 @@ class Checkpointer:
         """
         found = -1
         if mesh.is_first_process():
-            steps = _steps(self._folder)
+            steps = checkpoint.steps_in(self._folder)
             whole = [step for step in steps if not _lacks(self._folder / str(step))]
             found = max(whole, default=-2 if steps else -1)
         found = mesh.from_first(found)
         if found == -2:
-            self._give_up(_steps(self._folder)[-1])
+            self._give_up(checkpoint.steps_in(self._folder)[-1])
         return found if found >= 0 else None
 
     def restore(self, like: TrainState) -> TrainState:
@@ -115,11 +115,15 @@ class Checkpointer:
         while step >= 0:
             state = self._restored(step, like)
             if state is not None:
-                self._set_aside([newer for newer in _steps(self._folder) if newer > step])
+                self._set_aside([newer for newer in checkpoint.steps_in(self._folder) if newer > step])
                 self._unlisted.append(step)
                 self._list_files()
                 return state
-            older = [found for found in _steps(self._folder) if found < step and not _lacks(self._folder / str(found))]
+            older = [
+                found
+                for found in checkpoint.steps_in(self._folder)
+                if found < step and not _lacks(self._folder / str(found))
+            ]
             step = mesh.from_first(max(older, default=-1))
         self._give_up(tried)
 
@@ -155,8 +159,7 @@ class Checkpointer:
 
     def check_config(self, step: int) -> None:
         """Raises a UserError when the checkpoint was trained with settings that make it another run."""
-        before = config_lib.flatten(checkpoint.read_meta(self._folder / str(step))["config"])
-        now = config_lib.flatten(self._meta["config"])
+        before, now = self._settings(self._folder / str(step))
         grows = now["objective.pair"] == "grid" and now["objective.growth"] != "fixed"  # over the run's length
         identity = (*IDENTITY, "total_steps") if grows and now["objective.method"] not in DENOISING else IDENTITY
         for key in (key for key in now if before.get(key, now[key]) != now[key]):
@@ -176,10 +179,13 @@ class Checkpointer:
             if self._failed:
                 self._clean()
 
+    def _settings(self, place: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The fields of the config that a checkpoint was saved with, and of this run's."""
+        return config_lib.flatten(checkpoint.read_meta(place)["config"]), config_lib.flatten(self._meta["config"])
+
     def _check_same_rules(self, place: Path, error: Exception) -> None:
         """Raises a UserError when the optimizer or the averages are others than those of the checkpoint."""
-        before = config_lib.flatten(checkpoint.read_meta(place)["config"])
-        now = config_lib.flatten(self._meta["config"])
+        before, now = self._settings(place)
         rules = ("optimizer.name", "optimizer.clip_norm", "ema.profiles")
         changed = [f"config.{key} was {before.get(key)!r}" for key in rules if before.get(key, now[key]) != now[key]]
         if changed:
@@ -241,7 +247,7 @@ class Checkpointer:
             action()
         except Exception as error:
             self._failed, self._unlisted = True, []
-            good = _steps(self._folder)
+            good = checkpoint.steps_in(self._folder)
             self._clean()
             newest = f"the newest good one is step {max(good)}" if good else "there is none yet"
             raise UserError(
@@ -249,9 +255,9 @@ class Checkpointer:
             ) from error
 
 
-def _steps(folder: Path) -> list[int]:
-    """The steps of all checkpoints there, whole or not, ascending."""
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+@jax.jit
+def _copied(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)
 
 
 def _lacks(place: Path) -> str:

@@ -6,14 +6,27 @@ from typing import Any
 import jax
 
 from sct_jax import cards, models, objectives
-from sct_jax.data import DataSpec
+from sct_jax.data import DataSpec, Source, open_source
 from sct_jax.errors import UserError
 from sct_jax.interop import weights as weights_lib
 from sct_jax.schema import DENOISING
-from sct_jax.training import assembly, step
-from sct_jax.training.mesh import is_first_process
-from sct_jax.training.saver import Checkpointer
+from sct_jax.training import assembly, mesh, step
+from sct_jax.training.saver import Checkpointer, kept_steps
 from sct_jax.training.state import TrainState
+
+
+def assembled(config: Any) -> tuple[assembly.Assembly, Source]:
+    """A validated config put together on the devices here, and its data; cheap mistakes are found first.
+
+    Raises:
+      UserError: for whatever of the config does not fit devices, data or itself.
+    """
+    device_mesh, data = mesh.make_mesh(config.mesh.data, config.mesh.fsdp), config.data
+    mesh.check_divides(device_mesh, config.batch_size, config.optimizer.accumulate)
+    kept_steps(config)
+    source = open_source(data.source, data.path, split=data.split, image_size=data.image_size)
+    network = models.build(config.model, source.spec)
+    return assembly.assemble(config, source.spec, device_mesh, load_teacher(config, source.spec), network), source
 
 
 def load_teacher(config: Any, spec: DataSpec) -> objectives.Teacher | None:
@@ -44,7 +57,7 @@ def start_state(made: assembly.Assembly, saver: Checkpointer) -> TrainState:
 
     Where a run begins its model card is written: it says what the run began with.
     """
-    writes = is_first_process()
+    writes = mesh.is_first_process()
     if saver.latest_step() is not None:
         state = saver.restore(assembly.abstract_state(made))
         if writes:
