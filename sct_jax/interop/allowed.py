@@ -19,8 +19,9 @@ LARGEST_PICKLE_IN_PICKLE = 2  # how deep PyTorch files may lie inside pickles
 LARGEST_KEY = 1 << 32  # of whole numbers as keys
 _UNSET = np.dtype("V1")  # of an array whose content is still to come
 _DTYPE = re.compile(r"[<>=|]?(?:b1|\?|[iu][1248]|f[248])")
-# What holds only a name and attributes. The first are the rooms of NVIDIA's code and of its descendants.
-_INERT_MODULES = ("training.", "torch_utils.", "dnnlib.", "torch.nn.")
+# What holds only a name and attributes. The first are the rooms of NVIDIA's code and of its descendants; the last has
+# the classes of TorchScript programs.
+_INERT_MODULES = ("training.", "torch_utils.", "dnnlib.", "torch.nn.", "__torch__.")
 
 
 class Budget:
@@ -324,6 +325,8 @@ _TABLE: dict[str, Callable[..., Any] | None] = {
     "numpy.core.numeric._frombuffer": _array_from_buffer,
     "torch.Size": _size,
     "torch.device": lambda budget, *arguments: Inert("torch.device", arguments),
+    **{f"torch.jit._pickle.build_{kind}list": _make(list) for kind in ("int", "double", "bool", "tensor")},
+    "torch.jit._pickle.restore_type_tag": lambda budget, value, *_: value,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,

@@ -34,7 +34,7 @@ def explain(missing: Names, extra: Names, wrong: Sequence[WrongShape], there: Na
       there: all names of the weights.
     """
     cause = _cause(missing, extra, wrong, there)
-    found = [_names("missing", missing), _names("too many", extra), _shapes(wrong)]
+    found = [list_names("missing", missing), list_names("too many", extra), list_shapes(wrong)]
     return f"the weights do not fit the config: {cause + '; ' if cause else ''}{', '.join(filter(None, found))}"
 
 
@@ -111,13 +111,15 @@ def _all(pattern: re.Pattern, names: Names) -> bool:
     return bool(names) and all(map(pattern.match, names))
 
 
-def _names(what: str, names: Names) -> str:
+def list_names(what: str, names: Names) -> str:
+    """``7 missing (a, b, c, …)``; empty when there are none."""
     if not names:
         return ""
     return f"{len(names)} {what} ({', '.join(map(shown, names[:3]))}{', …' if len(names) > 3 else ''})"
 
 
-def _shapes(wrong: Sequence[WrongShape]) -> str:
+def list_shapes(wrong: Sequence[WrongShape]) -> str:
+    """How many arrays have another shape, with the first; empty when there are none."""
     if not wrong:
         return ""
     name, there, here = wrong[0]

@@ -15,6 +15,7 @@ PARTS = (*AVERAGES, "state_dict", "model_state_dict", *TRAINED)
 MOST_PARTS = 100_000  # modules, parameters and buffers of a network; the largest have some thousands
 DEEPEST_MODULE = 32
 LONGEST_NAME = 300
+ENDLESS = "the modules of the file contain each other without end: it is damaged or no checkpoint"
 
 
 class Found(NamedTuple):
@@ -95,7 +96,7 @@ def state_dict(module: Inert) -> dict[str, np.ndarray]:
         parts = [_dict(node, kind) for kind in ("_parameters", "_buffers", "_modules")]
         seen += 1 + sum(map(len, parts))
         if seen > MOST_PARTS or prefix.count(".") > DEEPEST_MODULE:
-            raise UserError("the modules of the file contain each other without end: it is damaged or no checkpoint")
+            raise UserError(ENDLESS)
         parameters, buffers, modules = parts
         _check_names(prefix, *parts)
         transient = node.state.get("_non_persistent_buffers_set")
@@ -107,6 +108,26 @@ def state_dict(module: Inert) -> dict[str, np.ndarray]:
         for name, inner in modules.items():
             if type(inner) is Inert:
                 waiting.append((f"{prefix}{name}.", inner))
+    return arrays
+
+
+def script_state_dict(module: Inert) -> dict[str, np.ndarray]:
+    """The same of a TorchScript program, whose modules have parameters and modules among their attributes.
+
+    Raises:
+      UserError: for modules that contain themselves.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    waiting, seen = [("", module)], 0
+    while waiting:
+        prefix, node = waiting.pop()
+        seen += 1 + len(node.state)
+        if seen > MOST_PARTS or prefix.count(".") > DEEPEST_MODULE:
+            raise UserError(ENDLESS)
+        named = {name: value for name, value in node.state.items() if type(name) is str}
+        _check_names(prefix, named)
+        arrays |= {f"{prefix}{name}": value for name, value in named.items() if type(value) is np.ndarray}
+        waiting += [(f"{prefix}{name}.", value) for name, value in named.items() if type(value) is Inert]
     return arrays
 
 

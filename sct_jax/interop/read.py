@@ -21,6 +21,7 @@ from sct_jax.interop.originals import Meaning
 
 # Encoders of EDM2's snapshots whose images are no pictures.
 LATENT_ENCODERS = ("StabilityVAEEncoder",)
+SCRIPT = "TorchScript program"
 DAMAGED = "what it holds does not go together: it is damaged or of an unknown variant"
 
 
@@ -58,14 +59,31 @@ def read(path: str | Path, *, method: str = "", image_size: int = 0) -> Imported
       UserError: for what is no such file, is damaged, or is of a kind that is not supported.
     """
     path = Path(path)
-    data = _view(path)
+    data, kind, content = container(path)
     try:
-        kind, content = _contents(data)
+        if kind == SCRIPT:
+            raise UserError("it is a TorchScript program: save the weights with torch.save(model.state_dict(), ...)")
         described = metadata.read(_safetensors_metadata(data)) if kind == "safetensors" else None
         found = find_network(content)
         if found is None:
             raise UserError("there is no network in it: neither a module nor a dict of arrays")
         return _imported(path, data, kind, content, found, described, method, image_size)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except unpickle.DAMAGE as error:
+        raise UserError(f"{path}: {DAMAGED}") from error
+
+
+def container(path: str | Path) -> tuple[memoryview, str, Any]:
+    """The bytes of a file, which kind of file it is, and what it holds, as plain data, arrays and descriptions.
+
+    Raises:
+      UserError: for what is no such file or is damaged.
+    """
+    path = Path(path)
+    data = _view(path)
+    try:
+        return data, *_contents(data)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except unpickle.DAMAGE as error:
@@ -153,7 +171,7 @@ def _contents(data: memoryview) -> tuple[str, Any]:
     """The kind of file and what it holds."""
     start = bytes(data[:512])
     if start.startswith(torch_files.ZIP_MAGIC):
-        return "PyTorch file", torch_files.loads(data)
+        return SCRIPT if torch_files.is_script(data) else "PyTorch file", torch_files.loads(data)
     if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         if torch_files.is_legacy(data):
             return "PyTorch file (before 1.6)", torch_files.loads(data)

@@ -17,7 +17,7 @@ _LARGEST_DIRECTORY = 1 << 24
 
 
 def loads(data: memoryview, budget: Budget | None = None) -> Any:
-    """The object that ``torch.save`` wrote, tensors as arrays (views of ``data`` where the container is a zip).
+    """The object that ``torch.save`` or ``torch.jit.save`` wrote, tensors as arrays (in a zip: views of ``data``).
 
     Raises:
       UserError: for what is no PyTorch file, is damaged, or wants a name that is not allowed.
@@ -36,6 +36,15 @@ def is_legacy(data: memoryview) -> bool:
     return LEGACY_MAGIC.to_bytes(10, "little") in bytes(data[:32])
 
 
+def is_script(data: memoryview) -> bool:
+    """Whether a zip archive is one of ``torch.jit.save``: it has code beside the data.
+
+    Raises:
+      UserError: as :func:`zip_members`.
+    """
+    return any("/code/" in name for name in zip_members(data))
+
+
 def _load_zip(data: memoryview, budget: Budget) -> Any:
     """``NAME/data.pkl`` beside ``NAME/data/KEY``, the bytes of the storages, none compressed."""
     members = zip_members(data)
@@ -43,8 +52,6 @@ def _load_zip(data: memoryview, budget: Budget) -> Any:
     if len(pickles) != 1:
         raise UserError("the file is a zip archive but not one of torch.save: it has no data.pkl")
     root = pickles[0].removesuffix("data.pkl")
-    if any(name.startswith(f"{root}code/") for name in members):
-        raise UserError("the file is a TorchScript program: save the weights with torch.save(model.state_dict(), ...)")
     if bytes(members.get(f"{root}byteorder", b"little")) != b"little":
         raise UserError("the file was written on a big-endian machine, which is not read")
     storages: dict[str, Storage] = {}
@@ -114,7 +121,7 @@ class _Tail(NamedTuple):
 
 
 def zip_members(data: memoryview) -> dict[str, memoryview]:
-    """The members of an uncompressed zip archive by name, each a view of ``data``.
+    """The members of an uncompressed zip archive by name, each a view of ``data``; compressed code is left out.
 
     Raises:
       UserError: when it is damaged, compressed or encrypted.
@@ -132,6 +139,9 @@ def zip_members(data: memoryview) -> dict[str, memoryview]:
         extra = data[position + n_name : position + n_name + n_extra]
         position += n_name + n_extra + n_comment
         packed, size, start = _zip64(extra, packed, size, start)
+        if "/code/" in name and method != _STORED:
+            members[name] = data[:0]  # of a program, which is not wanted here
+            continue
         if flags & 1 or method != _STORED or packed != size:
             raise UserError("the zip archive is compressed or encrypted, which torch.save never does: it was not read")
         local, n_name, n_extra = struct.unpack_from("<4s22xHH", data, start)
