@@ -101,10 +101,19 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def import_(args: argparse.Namespace) -> None:
-    """Turns another project's checkpoint (EDM, EDM2, ECT, STF, TCM, CM) into a workdir, running nothing in it."""
-    from sct_jax import cards
-    from sct_jax.interop import import_to
+    """Turns another project's checkpoint into a workdir, or Inception's or DINOv2's weights into a feature space.
 
+    Checkpoints are those of EDM, EDM2, ECT, STF, TCM, CM. Nothing in a file is run.
+    """
+    from sct_jax import cards
+    from sct_jax.interop import feature_files, import_to
+
+    features = feature_files.read(args.source)
+    if features is not None:
+        print(feature_files.write(features, args.out))
+        return
+    if not args.out:
+        raise UserError("import needs --out FOLDER for a new workdir (see sct-jax import --help)")
     out = import_to(args.source, args.out, method=args.method, image_size=args.image_size)
     for note in ((cards.read(out) or {}).get("source") or {}).get("notes", ()):
         print(f"note: {note}", file=sys.stderr)
@@ -252,7 +261,12 @@ def _parser() -> Parser:
 
     sub = verb(import_)
     sub.add_argument("--source", required=True, help="a .pkl, .pt, .pth or .safetensors")
-    sub.add_argument("--out", required=True, help="a new workdir, for sample, evaluate and --config.init.checkpoint")
+    sub.add_argument(
+        "--out",
+        default="",
+        help="a new workdir, for sample, evaluate and --config.init.checkpoint (default: none; of feature networks: "
+        "where evaluate looks for them)",
+    )
     sub.add_argument("--method", default="", help="what trained it: edm, ect, ... (default: what the file says)")
     sub.add_argument("--image-size", type=int, default=0, help="of its images, where the weights do not tell")
 
