@@ -5,7 +5,6 @@ pytorch-fid and torch-fidelity have torchvision's. Batch normalisation becomes p
 y = (conv(x) - mean) · scale / sqrt(variance + 0.001) + shift, in float64.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +15,6 @@ from sct_jax.features import inception
 from sct_jax.interop.matching import check
 
 EPSILON = 1e-3  # of batch normalisation
-UNUSED = re.compile(r".*num_batches_tracked|(fc|output)\.bias")
 
 _STEM = {"conv": "1a_3x3", "conv_1": "2a_3x3", "conv_2": "2b_3x3", "conv_3": "3b_1x1", "conv_4": "4a_3x3"}
 _LETTERS = ("5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e", "7a", "7b", "7c")
@@ -90,7 +88,8 @@ def params(arrays: Mapping[str, np.ndarray], scheme: str) -> dict[str, dict[str,
             height, width, channels, features = shape["kernel"]
             kinds = [(features, channels, height, width), *[(features,)] * 4]
             wanted |= {layer_name(name) + part: kind for part, kind in zip(parts, kinds, strict=True) if part}
-    check({name: value for name, value in arrays.items() if not UNUSED.fullmatch(name)}, wanted)
+    # What else a file has (counts of batches, the bias of the logits) changes none of the features.
+    check({name: value for name, value in arrays.items() if name in wanted}, wanted)
     found = {"output": {"kernel": np.asarray(arrays[output], np.float32).T}}
     for name in shapes.keys() - {"output"}:
         values = [np.asarray(arrays[layer_name(name) + part], np.float64) if part else 1.0 for part in parts]

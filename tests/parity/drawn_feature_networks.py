@@ -30,6 +30,11 @@ def draw_images(size: tuple[int, int], num: int = 2, seed: int = 1) -> np.ndarra
     return np.clip(127.5 + 110 * wave + 90 * strength * noise, 0, 255).astype(np.uint8)
 
 
+def draw_sets() -> tuple[np.ndarray, np.ndarray]:
+    """Two sets of 24 images, the second mirrored and with other noise."""
+    return draw_images((32, 32), 24, seed=2), draw_images((32, 32), 24, seed=3)[:, :, ::-1].copy()
+
+
 def number_of(name: str) -> np.float32:
     """A number in [0.5, 1.5) that belongs to a name."""
     return np.float32(0.5 + zlib.crc32(name.encode()) / 2**32)

@@ -6,8 +6,8 @@ Needed for this script only: torch, pytorch-fid, torch-fidelity, transformers, a
 github.com/facebookresearch/dinov2. Weights and images are drawn by drawn_feature_networks.py, here and in the test. A
 file has `parameters` (JSON: names and shapes), `size` (height and width of the images) and what the network makes of
 them: `features`, and of Inception `probabilities` (of the logits without bias) and `spatial` (the first seven channels
-of mixed_6/conv, NHWC). `dinov2_hugging_face` has a position for each patch, for its code resizes positions in another
-way than Meta's.
+of mixed_6/conv, NHWC), of torch-fidelity's also the `fid` between two sets of images. `dinov2_hugging_face` has a
+position for each patch, for its code resizes positions in another way than Meta's.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from drawn_feature_networks import IMAGE_SIZES, draw_images, draw_network
+from drawn_feature_networks import IMAGE_SIZES, draw_images, draw_network, draw_sets
 from torch.nn import functional
 
 TINY = dict(embed_dim=128, depth=2, num_heads=2, mlp_ratio=4)
@@ -75,7 +75,17 @@ def torch_fidelity(images: torch.Tensor) -> dict:
     content = fill(net)
     features, logits = net(images)
     activations = seen(net, "Mixed_6d.branch1x1", lambda: net(images))
-    return content | dict(features=features, probabilities=logits.softmax(1), spatial=spatial(activations))
+    outputs = dict(features=features, probabilities=logits.softmax(1), spatial=spatial(activations))
+    sets = [torch.from_numpy(images).permute(0, 3, 1, 2) for images in draw_sets()]
+    return content | outputs | dict(fid=frechet(*(net(images)[0].numpy() for images in sets)))
+
+
+def frechet(a: np.ndarray, b: np.ndarray) -> float:
+    """Squared Fréchet distance of few features [N, F], N < F: the trace of the root by singular values."""
+    means = [x.mean(0, dtype=np.float64) for x in (a, b)]
+    a, b = ((x - mean) / np.sqrt(len(x) - 1) for x, mean in zip((a, b), means, strict=True))
+    cross = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    return np.sum((means[0] - means[1]) ** 2) + np.sum(a**2) + np.sum(b**2) - 2 * cross
 
 
 def pytorch_fid(images: torch.Tensor) -> dict:

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawn_feature_networks import draw_images, draw_network
+from drawn_feature_networks import draw_images, draw_network, draw_sets
 
+from sct_jax.evaluation import frechet_distance
 from sct_jax.features import dinov2, inception
 from sct_jax.interop import dinov2_names, inception_names
 
@@ -64,6 +65,17 @@ def test_the_two_ways_to_prepare_images_differ_by_more_than_rounding():
     golden, params = inception_golden("pytorch_fid")
     other = network(params, inception.prepare(golden.images, ""))
     assert relative_error(other["features"], golden.arrays["features"]) > 100 * RELATIVE
+
+
+@pytest.mark.slow
+def test_fid_of_two_sets_is_that_of_the_originals_features():
+    golden, params = inception_golden("torch_fidelity")
+    moments = []
+    for images in draw_sets():
+        pairs = jnp.asarray(images).reshape(12, 2, *images.shape[1:])
+        features = np.concatenate([network(params, inception.prepare(pair))["features"] for pair in pairs])
+        moments += [features.mean(0, dtype=np.float64), np.cov(features, rowvar=False)]
+    assert frechet_distance(*moments) == pytest.approx(float(golden.arrays["fid"]), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["tiny", "gated", "hugging_face", pytest.param("vits14", marks=pytest.mark.slow)])
