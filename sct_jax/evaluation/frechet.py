@@ -6,9 +6,13 @@ host.
 """
 
 import numpy as np
+from scipy.linalg import lapack
 
 from sct_jax.errors import UserError
 from sct_jax.evaluation.accumulate import Accumulator, check_finite
+
+REGULAR = 1e-10  # reciprocal condition number from which a covariance counts as regular
+CROSS_TOLERANCE = 1e-9  # of the trace of the root, relative to the traces of the covariances
 
 
 def moments(features: np.ndarray | Accumulator, what: str = "samples") -> tuple[np.ndarray, np.ndarray]:
@@ -33,22 +37,36 @@ def moments(features: np.ndarray | Accumulator, what: str = "samples") -> tuple[
 def frechet_distance(mu1: np.ndarray, cov1: np.ndarray, mu2: np.ndarray, cov2: np.ndarray) -> float:
     """Squared Fréchet distance between ``N(mu1 [F], cov1 [F, F])`` and ``N(mu2, cov2)``; at least 0.
 
-    ``Tr (C₁^½ C₂ C₁^½)^½`` is the nuclear norm of ``C₁^½ C₂^½``. Taking singular values of that product,
-    instead of roots of the eigenvalues of ``C₁^½ C₂ C₁^½``, keeps full precision when a covariance is
-    singular.
+    With any factors ``C₁ = A Aᵀ``, ``C₂ = B Bᵀ`` the trace of the root is the sum of the singular values of ``Aᵀ B``,
+    which is precise for singular covariances too, where roots of eigenvalues of ``C₁ C₂`` are not.
     """
     difference = np.asarray(mu1, np.float64) - np.asarray(mu2, np.float64)
     cov1, cov2 = np.asarray(cov1, np.float64), np.asarray(cov2, np.float64)
-    cross = np.linalg.svd(_square_root(cov1) @ _square_root(cov2), compute_uv=False).sum()
-    return max(0.0, float(difference @ difference + np.trace(cov1) + np.trace(cov2) - 2 * cross))
+    traces = float(np.trace(cov1) + np.trace(cov2))
+    cross = _sum_of_singular_values(_factor(cov1).T @ _factor(cov2), CROSS_TOLERANCE * traces)
+    return max(0.0, float(difference @ difference + traces - 2 * cross))
 
 
-def _square_root(cov: np.ndarray) -> np.ndarray:
-    """Symmetric square root of a positive semi-definite matrix.
+def _factor(cov: np.ndarray) -> np.ndarray:
+    """``A [F, r]`` with ``A Aᵀ`` the positive semi-definite ``cov`` of rank ``r``: Cholesky's where it is regular.
 
-    Eigenvalues within rounding of 0 count as 0: their roots would be 1e-8 of the largest, where the truth is
-    0.
+    Else it is of the eigenvectors whose eigenvalues are not within rounding of 0: the roots of those would be 1e-8 of
+    the largest, where the truth is 0.
     """
-    values, vectors = np.linalg.eigh((cov + cov.T) / 2)
-    values[values < len(cov) * np.finfo(np.float64).eps * values[-1]] = 0
-    return (vectors * np.sqrt(values)) @ vectors.T
+    cov = (cov + cov.T) / 2
+    factor, failed = lapack.dpotrf(cov, lower=True, clean=True)
+    if not failed and lapack.dpocon(factor, np.abs(cov).sum(axis=0).max(), uplo="L")[0] > REGULAR:
+        return factor
+    values, vectors = np.linalg.eigh(cov)
+    kept = values > len(cov) * np.finfo(np.float64).eps * values[-1]
+    return vectors[:, kept] * np.sqrt(values[kept])
+
+
+def _sum_of_singular_values(matrix: np.ndarray, tolerance: float) -> float:
+    """From the eigenvalues of its Gram matrix, in half the time, where their rounding costs less than ``tolerance``."""
+    eps = np.finfo(np.float64).eps
+    smaller = matrix if len(matrix) > matrix.shape[1] else matrix.T
+    squares = np.linalg.eigvalsh(smaller.T @ smaller) if matrix.size else np.zeros(0)
+    if len(squares) and squares[0] > 0 and 0.5 * eps * squares[-1] * np.sum(squares**-0.5) < tolerance:
+        return float(np.sqrt(squares).sum())
+    return float(np.linalg.svd(matrix, compute_uv=False).sum())
