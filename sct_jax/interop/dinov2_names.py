@@ -3,12 +3,12 @@
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sct_jax.errors import UserError
-from sct_jax.features.dinov2 import HEAD_CHANNELS
+from sct_jax.features.dinov2 import HEAD_CHANNELS, RESOLUTION
 from sct_jax.interop.matching import check
 
 MOST_BLOCKS = 128
@@ -46,35 +46,61 @@ def params(arrays: Mapping[str, np.ndarray], scheme: str) -> dict[str, Any]:
     if any("register_tokens" in name for name in arrays):
         raise UserError("the weights have register tokens: FD-DINOv2 is of those without (dinov2_vitl14_pretrain.pth)")
     arrays = {name: value for name, value in arrays.items() if name != _MASK}
-    numbers = {int(match[1]) for name in arrays if (match := re.match(r"blocks\.(\d{1,3})\.", name))}
-    depth, width = len(numbers), np.shape(arrays["cls_token"])[-1]
+    sizes = _sizes(arrays)
+    check(arrays, _wanted(sizes))
+    return _ours({name: np.asarray(value, np.float32) for name, value in arrays.items()}, sizes)
+
+
+class _Sizes(NamedTuple):
+    """Of a transformer: blocks, channels, pixels of a patch, positions along an axis, outputs of an MLP's first layer,
+    and the names of its two layers."""
+
+    depth: int
+    width: int
+    patch: int
+    side: int
+    hidden: int
+    mlp: tuple[str, str]
+
+
+def _sizes(arrays: Mapping[str, np.ndarray]) -> _Sizes:
+    """As the shapes tell; where an array is missing, the check behind this says so."""
+    depth = len({match[1] for name in arrays if (match := re.match(r"blocks\.(\d{1,3})\.", name))})
+    width = np.shape(arrays["cls_token"])[-1]
     patch = np.shape(arrays.get("patch_embed.proj.weight", np.zeros(14)))[-1]
-    gated = "blocks.0.mlp.w12.weight" in arrays
-    linears = ("mlp.w12", "mlp.w3") if gated else ("mlp.fc1", "mlp.fc2")
-    hidden = np.shape(arrays.get(f"blocks.0.{linears[0]}.bias", np.zeros(4 * width)))[0]
-    side = math.isqrt(max(np.shape(arrays["pos_embed"])[1] - 1, 1)) if np.ndim(arrays["pos_embed"]) == 3 else 0
-    if not 0 < depth <= MOST_BLOCKS or width % HEAD_CHANNELS or not width:
-        raise UserError(f"a transformer of {depth} blocks and width {width} is none of DINOv2's")
+    side = math.isqrt(max(np.shape(arrays["pos_embed"])[1] - 1, 1))
+    mlp = ("mlp.w12", "mlp.w3") if "blocks.0.mlp.w12.weight" in arrays else ("mlp.fc1", "mlp.fc2")
+    hidden = np.shape(arrays.get(f"blocks.0.{mlp[0]}.bias", np.zeros(4 * width)))[0]
+    if not 0 < depth <= MOST_BLOCKS or not width or width % HEAD_CHANNELS or not patch or RESOLUTION % patch:
+        raise UserError(f"a transformer of {depth} blocks, width {width}, patches of {patch} is none of DINOv2's")
+    return _Sizes(depth, width, patch, side, hidden, mlp)
+
+
+def _wanted(sizes: _Sizes) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all arrays."""
+    width, patch, (first, second) = sizes.width, sizes.patch, sizes.mlp
     matrices = {
         "attn.qkv": (3 * width, width),
         "attn.proj": (width, width),
-        linears[0]: (hidden, width),
-        linears[1]: (width, hidden // (2 if gated else 1)),
+        first: (sizes.hidden, width),
+        second: (width, sizes.hidden // 2 if first == "mlp.w12" else sizes.hidden),
     }
-    vectors = {"ls1.gamma": width, "ls2.gamma": width}
-    for name, (size, _) in matrices.items():
-        vectors[f"{name}.bias"] = size
+    block: dict[str, tuple[int, ...]] = {"ls1.gamma": (width,), "ls2.gamma": (width,)}
+    for name, shape in matrices.items():
+        block |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
     for name in ("norm1", "norm2"):
-        vectors |= {f"{name}.weight": width, f"{name}.bias": width}
-    block: dict[str, tuple[int, ...]] = {f"{name}.weight": shape for name, shape in matrices.items()}
-    block |= {name: (size,) for name, size in vectors.items()}
-    wanted: dict[str, tuple[int, ...]] = {}
-    for index in range(depth):
+        block |= {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+    wanted: dict[str, tuple[int, ...]] = {
+        "cls_token": (1, 1, width),
+        "pos_embed": (1, 1 + sizes.side**2, width),
+        "patch_embed.proj.weight": (width, 3, patch, patch),
+        "patch_embed.proj.bias": (width,),
+        "norm.weight": (width,),
+        "norm.bias": (width,),
+    }
+    for index in range(sizes.depth):
         wanted |= {f"blocks.{index}.{name}": shape for name, shape in block.items()}
-    wanted |= {"cls_token": (1, 1, width), "pos_embed": (1, 1 + side**2, width)}
-    wanted |= {"patch_embed.proj.weight": (width, 3, patch, patch), "patch_embed.proj.bias": (width,)}
-    check(arrays, wanted | {"norm.weight": (width,), "norm.bias": (width,)})
-    return _ours({name: np.asarray(value, np.float32) for name, value in arrays.items()}, depth, side, linears)
+    return wanted
 
 
 def _as_meta(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -93,9 +119,9 @@ def _as_meta(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return renamed
 
 
-def _ours(arrays: dict[str, np.ndarray], depth: int, side: int, mlp: tuple[str, str]) -> dict[str, Any]:
+def _ours(arrays: dict[str, np.ndarray], sizes: _Sizes) -> dict[str, Any]:
     def stacked(name: str) -> np.ndarray:
-        return np.stack([arrays[f"blocks.{i}.{name}"] for i in range(depth)])
+        return np.stack([arrays[f"blocks.{i}.{name}"] for i in range(sizes.depth)])
 
     def linear(name: str) -> dict[str, np.ndarray]:
         return {"kernel": stacked(f"{name}.weight").swapaxes(1, 2), "bias": stacked(f"{name}.bias")}
@@ -107,7 +133,7 @@ def _ours(arrays: dict[str, np.ndarray], depth: int, side: int, mlp: tuple[str, 
     return {
         "class_token": arrays["cls_token"][0, 0],
         "class_position": first,
-        "positions": positions.reshape(side, side, -1),
+        "positions": positions.reshape(sizes.side, sizes.side, -1),
         "patch": {
             "kernel": arrays["patch_embed.proj.weight"].transpose(2, 3, 1, 0),
             "bias": arrays["patch_embed.proj.bias"],
@@ -118,7 +144,7 @@ def _ours(arrays: dict[str, np.ndarray], depth: int, side: int, mlp: tuple[str, 
             "out": linear("attn.proj"),
             "scale1": stacked("ls1.gamma"),
             "norm2": norm("norm2"),
-            "mlp": {"in": linear(mlp[0]), "out": linear(mlp[1])},
+            "mlp": {"in": linear(sizes.mlp[0]), "out": linear(sizes.mlp[1])},
             "scale2": stacked("ls2.gamma"),
         },
         "norm": {"scale": arrays["norm.weight"], "bias": arrays["norm.bias"]},
