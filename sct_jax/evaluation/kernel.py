@@ -17,6 +17,7 @@ def kid(
 ) -> tuple[float, float]:
     """The mean of :func:`mmd2_unbiased` over random subsets of ``x [N, F]`` and ``y [M, F]``, and its standard error.
 
+    The errors call ``x`` the real images and ``y`` the samples; but for the draws, roles do not matter.
     Subsets are drawn without replacement, and as torch-fidelity draws them for the same seed. They share rows, so
     that more of them cannot make the mean more certain than all rows are: with ``s²`` the variance over subsets of
     ``m`` of ``n`` rows, the squared standard error is ``s² (1 / subsets + m / (n - m))``. It is nan for a single
@@ -26,12 +27,14 @@ def kid(
       UserError: for fewer rows than ``subset_size``, and for features that are not finite.
     """
     x, y = np.asarray(x), np.asarray(y)
-    check_finite(x)
-    check_finite(y, "real images")
+    check_finite(x, "real images")
+    check_finite(y)
     fewest = min(len(x), len(y))
     if fewest < subset_size:
-        raise UserError(f"a kernel distance on subsets of {subset_size} needs at least {subset_size} samples and real "
-                        f"images, got {len(x)} and {len(y)}")  # fmt: skip
+        raise UserError(
+            f"a kernel distance on subsets of {subset_size} needs at least {subset_size} real images and samples, "
+            f"got {len(x)} and {len(y)}"
+        )
     draw = np.random.RandomState(seed)  # a stream that numpy keeps as it is
     values = []
     for _ in range(subsets):
@@ -55,7 +58,7 @@ def mmd2_unbiased(
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise ValueError(f"features must be [N, F] and [M, F], got shapes {x.shape} and {y.shape}")
     if min(len(x), len(y)) < 2:
-        raise UserError(f"a kernel distance needs at least 2 samples and 2 real images, got {len(x)} and {len(y)}")
+        raise UserError(f"a kernel distance needs at least 2 real images and 2 samples, got {len(x)} and {len(y)}")
     gamma = 1 / x.shape[1] if gamma is None else gamma
 
     def kernel_sum(a: np.ndarray, b: np.ndarray) -> float:

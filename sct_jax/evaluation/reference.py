@@ -98,7 +98,7 @@ def save_reference(path: str | Path, reference: Reference, *, half: bool = False
         "num": reference.num,
         "made": reference.card,
     }
-    arrays = {"card": np.array(json.dumps(card)), "mu": reference.mean, "sigma": reference.cov}
+    arrays: dict[str, Any] = {"card": np.array(json.dumps(card)), "mu": reference.mean, "sigma": reference.cov}
     if reference.spatial is not None:
         arrays |= {"mu_s": reference.spatial.mean, "sigma_s": reference.spatial.cov}
     if reference.features is not None:

@@ -76,7 +76,7 @@ def test_seeds():
 def test_too_few_samples_say_how_many():
     with pytest.raises(UserError, match=r"at least 1000 .* got 999 and 2000$"):
         kid(rows(999), rows(2000))
-    with pytest.raises(UserError, match="at least 2 samples and 2 real images, got 2 and 1"):
+    with pytest.raises(UserError, match="at least 2 real images and 2 samples, got 2 and 1"):
         mmd2_unbiased(rows(2), rows(1))
 
 
@@ -84,8 +84,8 @@ def test_bad_features_are_refused():
     bad = rows(20)
     bad[4:6, 1] = np.inf
     with pytest.raises(UserError, match=r"^2 of 20 samples"):
-        kid(bad, rows(20), subset_size=10)
-    with pytest.raises(UserError, match=r"^2 of 20 real images"):
         kid(rows(20), bad, subset_size=10)
+    with pytest.raises(UserError, match=r"^2 of 20 real images"):
+        kid(bad, rows(20), subset_size=10)
     with pytest.raises(ValueError, match="shapes"):
         mmd2_unbiased(rows(4, 3), rows(4, 2))
