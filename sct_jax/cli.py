@@ -79,23 +79,47 @@ def sample(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Measures samples with the offline metrics; writes JSON with full provenance."""
+    """Measures samples: FID and its relatives, and offline metrics; writes JSON with full provenance."""
     if args.out:
         files.check_writable(args.out)
-    from sct_jax.evaluation.run import evaluate_checkpoint, format_table
+    from sct_jax.evaluation.run import evaluate_checkpoint
+    from sct_jax.evaluation.table import format_table
 
     result = evaluate_checkpoint(
         args.checkpoint,
         steps=args.steps,
-        num=args.num,
+        times=args.times,
         seeds=args.seeds,
+        repeats=args.repeats,
         metrics=args.metrics,
-        profile=args.ema,
-        data_path=args.data_path,
-        batch_size=args.batch_size,
-        **_sampling_options(args),
+        eta=args.eta,
+        say=_note,
+        **_measuring_options(args),
     )
     print(format_table(result))
+    if args.out:
+        print(files.write_text(args.out, json.dumps(result, indent=2) + "\n"))
+
+
+def evaluate_reference(args: argparse.Namespace) -> None:
+    """Makes the statistics of real images that evaluate --reference compares samples with."""
+    files.check_writable(args.out)
+    from sct_jax.evaluation.make_reference import make_reference
+
+    names = ("source", "split", "image_size", "crop", "features", "weights", "keep_features", "num", "batch_size")
+    print(make_reference(args.data_path, args.out, **{name: getattr(args, name) for name in names}))
+
+
+def evaluate_times(args: argparse.Namespace) -> None:
+    """Searches the intermediate times of sampling in 2 or more steps that a metric likes best."""
+    if args.out:
+        files.check_writable(args.out)
+    from sct_jax.evaluation.time_search import format_search, search_times
+
+    names = ("steps", "metric", "seed", "low", "high", "tolerance", "tries")
+    chosen = {name: getattr(args, name) for name in names}
+    result = search_times(args.checkpoint, say=_note, **chosen, **_measuring_options(args))
+    print(format_search(result))
     if args.out:
         print(files.write_text(args.out, json.dumps(result, indent=2) + "\n"))
 
@@ -189,6 +213,10 @@ def _floats(text: str) -> list[float]:
     return [float(part) for part in text.split(",")]
 
 
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
 def _window(text: str) -> tuple[int, int]:
     first, count = (int(part) for part in text.split(":"))
     if first < 0 or count < 1:
@@ -199,6 +227,7 @@ def _window(text: str) -> tuple[int, int]:
 # What argparse calls them.
 _integers.__name__, _floats.__name__ = "list of whole numbers", "list of numbers"
 _window.__name__ = "window FIRST:STEPS"
+ETA: dict[str, Any] = {"type": float, "help": "phased models step past edge s to eta s (default: the config's)"}
 
 
 def _parser() -> Parser:
@@ -208,7 +237,8 @@ def _parser() -> Parser:
 
     def verb(run: Callable[[argparse.Namespace], None]) -> Parser:
         text = (run.__doc__ or "").strip()
-        sub = verbs.add_parser(run.__name__.rstrip("_"), help=text, description=text, allow_abbrev=False)
+        name = run.__name__.rstrip("_").replace("_", " ")
+        sub = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
         sub.set_defaults(run=run)
         sub.add_argument(
             "--debug",
@@ -239,6 +269,7 @@ def _parser() -> Parser:
 
     sub = verb(sample)
     _checkpoint_arguments(sub)
+    sub.add_argument("--eta", **ETA)
     sub.add_argument("--num", type=int, default=64, help="images (default %(default)s)")
     sub.add_argument(
         "--steps",
@@ -252,12 +283,42 @@ def _parser() -> Parser:
 
     sub = verb(evaluate)
     _checkpoint_arguments(sub)
+    sub.add_argument("--eta", **ETA)
     sub.add_argument("--steps", type=_integers, help="numbers of steps, such as 1,2 (default: the config's)")
-    sub.add_argument("--num", type=int, help="samples (default: the training images', at most 10,000; gmm: 1,000)")
+    sub.add_argument("--times", type=_floats, help="noise levels in place of --steps, descending, such as 80,0.8")
     sub.add_argument("--seeds", type=_integers, default=[0], help="sampling seeds, such as 0,1,2")
-    sub.add_argument("--metrics", type=lambda text: text.split(","), help="names (default: all that apply)")
-    sub.add_argument("--data-path", default="", help="where the data lies now, if not where the config says")
-    sub.add_argument("--out", help="metrics.json")
+    sub.add_argument("--repeats", type=int, default=1, help="sets of samples of each seed; their minimum is shown too")
+    sub.add_argument(
+        "--metrics",
+        type=_names,
+        help="fid, sfid, kid, inception_score, precision, recall, density, coverage; fd_dinov2, kid_dinov2, ...; "
+        "class_agreement, fd_pca, fd_classifier (default: all offline ones, and fid where --reference is given)",
+    )
+    _measuring_arguments(sub)
+
+    sub = verb(evaluate_reference)
+    sub.add_argument("--data-path", default="", help="the images, as for prepare, or a prepared data set; digits")
+    sub.add_argument("--source", default="", help="folder, zip, cifar10, idx, tfds, digits (default: found out)")
+    sub.add_argument("--split", default="train", help="(default: %(default)s)")
+    sub.add_argument("--image-size", type=int, default=0, help="crop and resize, or pad, to this (default: as stored)")
+    sub.add_argument("--crop", default="centre", help="of a folder or zip: centre or adm, see prepare")
+    sub.add_argument("--features", default="inception", help="inception or dinov2 (default: %(default)s)")
+    sub.add_argument("--weights", default="", help="folder of their weights (default: where import puts them)")
+    sub.add_argument("--keep-features", action="store_true", help="of each image too: for kid, precision, density ...")
+    sub.add_argument("--num", type=int, help="the first so many images (default: all)")
+    sub.add_argument("--batch-size", type=int, default=256, help="images at a time (default %(default)s)")
+    sub.add_argument("--out", required=True, help="reference.npz")
+
+    sub = verb(evaluate_times)
+    _checkpoint_arguments(sub)
+    sub.add_argument("--steps", type=int, default=2, help="of sampling (default %(default)s)")
+    sub.add_argument("--metric", default="fid", help="to be minimised, or maximised (default %(default)s)")
+    sub.add_argument("--seed", type=int, default=0, help="of the samples, the same for every candidate")
+    sub.add_argument("--low", type=float, default=0.02, help="least noise level to try (default %(default)s)")
+    sub.add_argument("--high", type=float, default=20.0, help="greatest noise level to try (default %(default)s)")
+    sub.add_argument("--tolerance", type=float, default=0.02, help="in ln t (default %(default)s)")
+    sub.add_argument("--tries", type=int, default=40, help="candidates at most (default %(default)s)")
+    _measuring_arguments(sub)
 
     sub = verb(import_)
     sub.add_argument("--source", required=True, help="a .pkl, .pt, .pth or .safetensors")
@@ -317,13 +378,33 @@ def _checkpoint_arguments(sub: Parser) -> None:
     sub.add_argument("--ema", default="", help="EMA profile (default: the first of the run; raw: raw weights)")
     sub.add_argument("--batch-size", type=int, default=256, help="images at a time (default %(default)s)")
     sub.add_argument("--noise", choices=("fresh", "none"), help="of the steps after the first (default: the config's)")
-    sub.add_argument("--eta", type=float, help="phased models step past edge s to eta s (default: the config's)")
     sub.add_argument("--guide", metavar="GUIDE", help="guide away from: unconditional, or a checkpoint as above")
     sub.add_argument("--omega", type=float, help="how far: D + omega (D - D_guide) (default 1)")
 
 
+def _measuring_arguments(sub: Parser) -> None:
+    sub.add_argument(
+        "--num", type=int, help="samples (default: 50,000; of offline metrics the training images', at most 10,000)"
+    )
+    sub.add_argument("--reference", nargs="+", default=[], metavar="FILE", help="statistics of real images: evaluate "
+                     "reference's, EDM's, pytorch-fid's or clean-fid's .npz, EDM2's .pkl")  # fmt: skip
+    sub.add_argument("--features", default="", help="folder of Inception's or DINOv2's weights (default: import's)")
+    sub.add_argument("--data-path", default="", help="where the data lies now, if not where the config says")
+    sub.add_argument("--out", help="metrics.json")
+
+
+def _measuring_options(args: argparse.Namespace) -> dict[str, Any]:
+    names = ("num", "features", "data_path", "batch_size", "noise", "guide", "omega")
+    options = {name: getattr(args, name) for name in names}
+    return options | {"profile": args.ema, "references": args.reference}
+
+
 def _sampling_options(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in ("noise", "eta", "guide", "omega")}
+
+
+def _note(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -355,6 +436,12 @@ def _join_negative_values(arguments: Sequence[str]) -> list[str]:
     return joined
 
 
+def _join_verb(arguments: Sequence[str]) -> list[str]:
+    """``evaluate times`` as one verb: argparse knows verbs of one word."""
+    joined = " ".join(arguments[:2])
+    return [joined, *arguments[2:]] if joined in ("evaluate reference", "evaluate times") else list(arguments)
+
+
 def _start_jax() -> None:
     """Settings that must precede the import of JAX: where compiled programs are kept, and to log little."""
     cache = files.cache_folder()
@@ -373,7 +460,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         plain, overrides = _split_overrides(arguments)
         parser = _parser()
-        args = parser.parse_args(_join_negative_values(plain))
+        args = parser.parse_args(_join_negative_values(_join_verb(plain)))
         if args.verb is None:
             parser.print_help()
             sys.exit(0)

@@ -23,6 +23,7 @@ Extractor = Callable[[Images], np.ndarray]  # -> [N, F]
 
 CLASS_AGREEMENT = "class_agreement"
 FRECHET_PREFIX = "fd_"
+OFFLINE = (CLASS_AGREEMENT, "fd_pca", "fd_classifier")
 
 
 class Evaluator:
@@ -30,9 +31,8 @@ class Evaluator:
 
     Feature spaces, each giving a metric ``fd_<name>``: ``pca`` (32 principal components of the real pixels in
     [-1, 1]), ``classifier`` (penultimate features of a classifier trained on ``train``; needs ``num_classes
-    >= 2``), and every further one in ``extractors`` (name to function from uint8 images to ``[N, F]``: room
-    for Inception or DINOv2). The classifier is trained or read from ``cache_dir`` when a metric first needs
-    it.
+    >= 2``), and every further one in ``extractors`` (name to function from uint8 images to ``[N, F]``). The
+    classifier is trained or read from ``cache_dir`` when a metric first needs it.
     """
 
     def __init__(
@@ -136,12 +136,7 @@ class Evaluator:
     def _checked(self, names: Sequence[str] | None) -> tuple[str, ...]:
         if names is None:
             return self.names
-        every = (
-            CLASS_AGREEMENT,
-            "fd_pca",
-            "fd_classifier",
-            *(FRECHET_PREFIX + space for space in self._added),
-        )
+        every = (*OFFLINE, *(FRECHET_PREFIX + space for space in self._added))
         for name in names:
             if name not in every:
                 near = difflib.get_close_matches(name, every, 1, cutoff=0.4)

@@ -35,7 +35,7 @@ QUALITY = (
     "consistency_error_at_t_max",
     "denoiser_error",
 )
-NOT_METRICS = ("kind", "step", "seconds", "sampling_steps", "num", "per_seed", "evaluations")
+NOT_METRICS = ("kind", "step", "seconds", "sampling_steps", "num", "per_seed", "evaluations", "minimum")
 
 
 def write_report(workdirs: Sequence[str | Path], out: str | Path) -> Path:

@@ -294,9 +294,10 @@ def default_steps(config: Any) -> tuple[int, ...]:
     return (num_phases(config),) if sampler_kind(config) == "phased" else tuple(config.sampling.steps)
 
 
-def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Float images in [-1, 1] to uint8, rounded to nearest."""
-    return np.clip(np.rint((np.asarray(images) + 1.0) * 127.5), 0, 255).astype(np.uint8)
+def to_uint8(images: Any) -> Any:
+    """Float images in [-1, 1] to uint8, rounded to nearest; numpy arrays on the host, JAX's where they lie."""
+    xp = jnp if isinstance(images, Array) else np
+    return xp.clip(xp.rint((images + 1.0) * 127.5), 0, 255).astype(np.uint8)
 
 
 def default_labels(num_classes: int, conditional: bool) -> tuple[int, ...] | None:

@@ -53,7 +53,7 @@ class Observer:
 
         The latter are those of ``sct-jax evaluate``, at fewer states: cheap enough to be logged while training.
         """
-        from sct_jax.evaluation.run import measure
+        from sct_jax.evaluation.offline import measure
 
         num, params = self._config.evaluation.num_images, self._params(state)
         labels = None if self._labels is None else np.resize(np.asarray(self._labels), num)
@@ -83,7 +83,7 @@ class Observer:
 
     def _evaluate(self) -> Any:
         if self._evaluator is None:
-            from sct_jax.evaluation.run import make_evaluator
+            from sct_jax.evaluation.offline import make_evaluator
 
             self._evaluator = make_evaluator(
                 self._config, self._source, self._config.data.path, files.cache_folder(), ORACLE_QUERIES

@@ -1,5 +1,6 @@
 """The search for noise levels: known valleys are found, nothing is measured twice, levels stay in order."""
 
+import itertools
 import math
 
 import numpy as np
@@ -14,7 +15,7 @@ def gaussian_two_steps(tau, sigma=0.5):
     """Fréchet distance a dimension of two-step samples of a wrong model of N(0, sigma²), in closed form.
 
     The model scales by the exact factor times ``1 − 0.15 t/(1 + t)``, so that late steps undo too little noise and
-    early ones keep what the first step got wrong. The samples are Gaussian: ``v1 = a(T)² T²``, ``v2 = a(τ)² (v1 + τ²)``.
+    early ones keep what the first step got wrong. Samples are Gaussian: ``v1 = a(T)² T²``, ``v2 = a(τ)² (v1 + τ²)``.
     """
 
     def factor(t):
@@ -54,7 +55,7 @@ def test_several_levels_are_found_together():
     best, tried = search(score, (T_MAX, 20.0, 5.0, 0.8), low=0.02, high=60, most=400)
     np.testing.assert_allclose(np.log(best.times[1:]), aims, atol=0.06)
     assert best.value < 1.005
-    assert all(later < earlier for times, _ in tried for earlier, later in zip(times, times[1:], strict=False))
+    assert all(later < earlier for times, _ in tried for earlier, later in itertools.pairwise(times))
 
 
 def test_nothing_is_measured_twice_and_the_tries_are_counted():

@@ -12,7 +12,7 @@ import pytest
 import sct_jax
 from sct_jax import cards, models
 from sct_jax.errors import UserError
-from sct_jax.evaluation.run import with_data
+from sct_jax.evaluation.offline import with_data
 from sct_jax.interop import allowed, import_model, import_to, names, read
 from sct_jax.interop.modules import find_network, submodule
 
