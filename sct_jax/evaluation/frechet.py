@@ -11,7 +11,7 @@ from scipy.linalg import lapack
 from sct_jax.errors import UserError
 from sct_jax.evaluation.accumulate import Accumulator, check_finite
 
-REGULAR = 1e-10  # reciprocal condition number from which a covariance counts as regular
+REGULAR = 1e-12  # reciprocal condition number from which a covariance counts as regular
 CROSS_TOLERANCE = 1e-9  # of the trace of the root, relative to the traces of the covariances
 
 
