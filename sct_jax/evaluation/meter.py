@@ -57,6 +57,8 @@ class Meter:
         self._options |= {"guide": bad, "omega": omega}
         self._denoise = model.guided(bad, omega)
         self._labels = model.check_labels(None)
+        if metrics is not None and not metrics:
+            raise UserError("--metrics: name one at least, or leave it out")
         pictures = model.spec.dtype == "uint8"
         if pictures:
             _check_names(metrics)
@@ -185,6 +187,8 @@ class Meter:
                 complaints.append(str(error))
             if not references:
                 break
+        if not found and self.offline is None:
+            raise UserError(complaints[0])
         if not found:
             self.note = f"FID is left out: {complaints[0]}"
         return joined(found)

@@ -16,6 +16,8 @@ from sct_jax.report.runs import Run, read_runs
 MOST_GRIDS = 8  # a run and number of sampling steps
 HIGHER_IS_BETTER = ("class_agreement",)
 NAMES = {
+    "fid": "FID",
+    "fd_dinov2": "FD-DINOv2",
     "class_agreement": "class agreement",
     "fd_pca": "Fréchet distance (pixels)",
     "fd_classifier": "Fréchet distance (classifier)",
@@ -27,6 +29,8 @@ NAMES = {
     "grad_norm": "gradient norm",
 }
 QUALITY = (
+    "fid",
+    "fd_dinov2",
     "fd_pca",
     "fd_classifier",
     "class_agreement",

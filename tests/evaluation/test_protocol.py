@@ -222,6 +222,22 @@ def test_what_does_not_fit_is_refused_before_sampling(
     assert len(finished.err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--steps", "1", "--times", "80"), "give one of the two"),
+        (("--repeats", "0"), "--repeats 0"),
+        (("--metrics", "inception_score", "--times", "1,80"), "descending"),
+        (("--reference", "nowhere.npz"), "nowhere.npz"),  # the images that offline metrics need are not there either
+        (("--metrics", "fid", "--reference", "nowhere.npz"), "nowhere.npz"),
+    ],
+)
+def test_a_call_that_cannot_be(sct_jax_command, gaussian, arguments, named):
+    finished = sct_jax_command("evaluate", "--checkpoint", "gaussian", "--num", "50", *arguments)
+    assert named in finished.complaint
+    assert len(finished.err.splitlines()) == 1
+
+
 def test_a_metric_without_its_reference_says_how_to_make_one(sct_jax_command, gaussian):
     complaint = sct_jax_command("evaluate", "--checkpoint", "gaussian", "--metrics", "fid").complaint
     assert "sct-jax evaluate reference" in complaint
