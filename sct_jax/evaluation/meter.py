@@ -12,13 +12,12 @@ from sct_jax.data import open_source
 from sct_jax.data.sources import NO_DATA
 from sct_jax.errors import UserError
 from sct_jax.evaluation.embed import QUANTISATION, Embedding, Wanted
-from sct_jax.evaluation.metrics import CLASS_AGREEMENT, OFFLINE, Evaluator
+from sct_jax.evaluation.metrics import OFFLINE, Evaluator
 from sct_jax.evaluation.mixtures import MixtureEvaluator
 from sct_jax.evaluation.network_metrics import FRECHET, METRICS, NetworkEvaluator, joined, open_network_metrics
 from sct_jax.evaluation.offline import make_evaluator, measure, with_data
 from sct_jax.model import Model
 
-HIGHER_IS_BETTER = (CLASS_AGREEMENT, *(name for name, metric in METRICS.items() if metric.family.more_is_better))
 MOST_SAMPLES = {Evaluator: 10_000, MixtureEvaluator: 1000}  # unless asked for
 STANDARD_SAMPLES = 50_000  # of the metrics on feature networks: what published numbers are of
 

@@ -105,6 +105,11 @@ def _of_dinov2(name: str) -> str:
 
 
 METRICS = _table()
+ERRORS = {  # what stands beside a score, of one set of samples
+    "kid": "kid_standard_error",
+    "kid_dinov2": "kid_standard_error_dinov2",
+    "inception_score": "inception_score_split_std",
+}
 FRECHET = {"inception": "fid", "dinov2": "fd_dinov2"}  # what a space is measured with where no metric is named
 
 

@@ -41,7 +41,7 @@ def evaluate_checkpoint(
       num: samples for each seed; None: 50,000 for metrics on feature networks, else as many as there are training
         images, at most 10,000 (of a mixture 1,000).
       seeds: sampling seeds.
-      repeats: sets of samples of each seed, one range of its images after the other; their least score is reported too.
+      repeats: sets of samples of each seed, one range of its images after the other; their minimum is reported too.
       metrics: names; None: all offline ones that apply, and FID where weights and ``references`` are there.
       references: files with statistics of real images, one or more feature spaces in each.
       features: folder of the feature networks' weights; empty: where ``sct-jax import`` puts them.

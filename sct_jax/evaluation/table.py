@@ -6,30 +6,44 @@ from typing import Any
 
 import numpy as np
 
+from sct_jax.evaluation.metrics import CLASS_AGREEMENT
+from sct_jax.evaluation.network_metrics import ERRORS, METRICS
+
+HIGHER_IS_BETTER = (CLASS_AGREEMENT, *(name for name, metric in METRICS.items() if metric.family.more_is_better))
+
 
 def summarize(each: Sequence[dict[str, float]], minimum: bool = False) -> dict[str, Any]:
     """Means over repetitions, the sample standard deviation as ``NAME_std`` where there are several, and the list.
 
-    With ``minimum`` also the least of each, as EDM reports of three sets of samples (arXiv 2206.00364, appendix F).
+    With ``minimum`` also the least of each score that is better the less it is, as EDM reports of three sets of samples
+    (arXiv 2206.00364).
     """
     summary: dict[str, Any] = {}
+    least: dict[str, float] = {}
     for name in each[0]:
         values = [values[name] for values in each]
         summary[name] = float(np.mean(values))
+        if name in ERRORS.values():
+            continue
         if len(values) > 1:
             summary[f"{name}_std"] = float(np.std(values, ddof=1))
-    if minimum:
-        summary["minimum"] = {name: min(values[name] for values in each) for name in each[0]}
-    return summary | {"per_seed": list(each)}
+        if name not in HIGHER_IS_BETTER:
+            least[name] = min(values)
+    return summary | ({"minimum": least} if minimum else {}) | {"per_seed": list(each)}
 
 
 def format_table(result: dict[str, Any]) -> str:
-    """The results as aligned text, the floor (real against real) last."""
-    names = [name for name in result["results"][0]["per_seed"][0]]
+    """The results as aligned text, the floor (real against real) last.
+
+    After ± stands the spread over repetitions; of a single KID its standard error, of a single Inception Score the
+    spread over its splits.
+    """
+    names = [name for name in result["results"][0]["per_seed"][0] if name not in ERRORS.values()]
     rows = [["steps", "evaluations", *names]]
     for row in result["results"]:
         least = row.get("minimum", {})
-        cells = [_cell(row[name], row.get(f"{name}_std"), least.get(name)) for name in names]
+        spreads = {name: row.get(f"{name}_std", row.get(ERRORS.get(name, ""))) for name in names}
+        cells = [_cell(row[name], spreads[name], least.get(name)) for name in names]
         rows.append([str(row["sampling_steps"]), str(row["evaluations"]), *cells])
     floor = result["floor"]
     if floor:
