@@ -160,7 +160,7 @@ class Meter:
         model = self.model
         config = with_data(model.config, model.spec, data_path, model.path)
         data, classes = config.data, {} if model.config.model.conditional else {"num_classes": 0}
-        where = data_path or data.path
+        where = "" if data.source == data_path == "digits" else data_path or data.path
         train = open_source(data.source, where, split=data.split, image_size=data.image_size)
         expected = replace(model.spec, num_examples=0, class_names=(), **classes)
         if replace(train.spec, num_examples=0, class_names=(), **classes) != expected:

@@ -92,6 +92,11 @@ def test_the_distance_of_gaussians_is_the_closed_form(gaussian, spaces, tmp_path
     assert row["sampling_steps"] == len(times or (80.0,))
 
 
+def test_an_imported_model_is_measured_by_the_data_it_is_given(gaussian):
+    (row,) = evaluate_checkpoint("gaussian", steps=[1], num=50, metrics=["fd_pca"], data_path="digits")["results"]
+    assert row["fd_pca"] > 1
+
+
 def test_repetitions_are_disjoint_ranges_of_a_seed(gaussian, spaces, tmp_path):
     file = gaussian_reference(spaces["inception"], tmp_path / "real.npz")
     options = {"steps": [1], "metrics": ["fid"], "references": [file]}
