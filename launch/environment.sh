@@ -35,6 +35,8 @@ PYTHON
   fi
   PATH=$venv/bin:$PATH
   unset PYTHONHOME PYTHONPATH
+  # Huge pages for what XLA works with in main memory: a step of a U-Net takes a fifth less time on a CPU.
+  export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 }
 
 make_environment() {

@@ -4,21 +4,30 @@ Activations may be bfloat16 where weights are float32. Then the weights are roun
 their gradients: before they are summed over devices, and in fewer bits than the accelerator made them with. Here the
 gradient of a float32 weight is accumulated in float32 and summed so; that of a bfloat16 weight is bfloat16, at half the
 bytes (``model.gradient_dtype``). Where both are of one dtype these are the plain operations; so are convolutions on
-GPUs, for cuDNN makes no float32 gradient of a kernel from bfloat16 images.
+GPUs, for cuDNN makes no float32 gradient of a kernel from bfloat16 images. On CPUs wide 3×3 convolutions in float32
+take the fewer multiplications of `winograd.py`.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sct_jax.models import winograd
+
 NHWC = ("NHWC", "HWIO", "NHWC")
+
+# Below these XLA's own convolutions are as quick on a CPU (docs/results/performance.md).
+LEAST_CHANNELS, LEAST_TILES = 32, 16
 
 
 def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x [..., in] times kernel [in, out], computed and given in the dtype of x."""
-    return x @ kernel if x.dtype == kernel.dtype else _matmul(x, kernel)
+    if x.dtype != kernel.dtype:
+        return _matmul(x, kernel)
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
 
 
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
@@ -32,6 +41,8 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int | No
     if size == 1 and stride == 1 and not padding:
         return matmul(x, kernel[0, 0])
     padding = size // 2 if padding is None else padding
+    if (size, stride, padding) == (3, 1, 1) and _gains(x, kernel):
+        return _convolve_3x3(x, kernel)
     plain = x.dtype == kernel.dtype or jax.default_backend() == "gpu"
     return (_plain_convolve if plain else _convolve)(x, kernel, stride, padding)
 
@@ -96,3 +107,33 @@ def _convolve_backward(
 
 
 _convolve.defvjp(lambda x, kernel, *how: (_convolve(x, kernel, *how), (x, kernel)), _convolve_backward)
+
+
+@jax.custom_vjp
+def _convolve_3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return lax.platform_dependent(x, kernel, cpu=winograd.convolve, default=_same_3x3)
+
+
+def _convolve_3x3_backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def fast(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return winograd.image_gradient(kernel, g), winograd.kernel_gradient(x, g)
+
+    def plain(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.vjp(_same_3x3, x, kernel)[1](g)
+
+    return lax.platform_dependent(*saved, g, cpu=fast, default=plain)
+
+
+_convolve_3x3.defvjp(lambda x, kernel: (_convolve_3x3(x, kernel), (x, kernel)), _convolve_3x3_backward)
+
+
+def _same_3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _plain_convolve(x, kernel, 1, 1)
+
+
+def _gains(x: jax.Array, kernel: jax.Array) -> bool:
+    """Whether a CPU gains: float32, and so many channels and tiles that the transforms cost less than they save."""
+    if not x.dtype == kernel.dtype == jnp.float32:
+        return False
+    tiles = x.shape[0] * math.prod(-(-size // winograd.TILE) for size in x.shape[1:3])
+    return min(kernel.shape[2:]) >= LEAST_CHANNELS and tiles >= LEAST_TILES
