@@ -16,7 +16,7 @@ from sct_jax.interop import weights
 from sct_jax.sampling import generate, guidance
 from sct_jax.sampling.guidance import Guide
 from sct_jax.training import checkpoint
-from sct_jax.training.mesh import make_mesh, replicated
+from sct_jax.training.mesh import make_mesh, put, replicated
 
 Array = jax.Array
 UNCONDITIONAL = "unconditional"
@@ -41,7 +41,7 @@ class Model:
         self._network = models.build(config.model, spec)
         shape = (spec.image_size, spec.image_size, spec.channels)
         self.mesh = make_mesh()
-        self.params = jax.device_put(params, replicated(self.mesh))
+        self.params = put(params, replicated(self.mesh))
         self._generator = generate.Generator(
             self._network.denoise, shape, config, self.mesh, clip=spec.dtype == "uint8"
         )
