@@ -4,11 +4,13 @@
 
 1. Correct: the losses of a few training steps (MLP and U-Net, EDM, ECT and SCT with each source of references) on the
    accelerator against the CPU's.
-2. Fast: DDPM++ of CIFAR-10 size in float32 and bfloat16; SCT's cost over ECT, and that of each source, at batch 128.
+2. Fast: training step and sampling of the CIFAR-10 network in float32, TF32 and bfloat16 at batch 128; SCT's cost over
+   ECT, and that of each source.
 3. Learns: a short Fashion-MNIST run, EDM and then SCT, with its samples and offline metrics.
 
 Writes one JSON for each part and ``summary.json`` into the folder, and goes on when a part fails. ``--quick`` makes
-everything tiny, to try the script on a CPU. ``--peer DIR`` also times the PyTorch original (a checkout of NVlabs/edm).
+everything tiny, to try the script on a CPU. ``--peer DIR`` also times ECT's PyTorch step and sampler, as shipped and
+at its best (a checkout of locuslab/ect; ``--peer-python`` has PyTorch).
 """
 
 import argparse
@@ -82,17 +84,22 @@ def call(*command: str) -> float:
     return round(time.time() - began, 1)
 
 
-def speed(out: Path, quick: bool, peer: str) -> dict:
-    size = (
-        ["--channels", "16", "--channel-mult", "1", "--num-blocks", "1", "--batch", "8"]
-        if quick
-        else ["--batch", "128"]
-    )
-    seconds = {}
-    for dtype in ("float32", "bfloat16"):
-        target = ["--compute-dtype", dtype, "--out", str(out / f"network_{dtype}.json")]
-        extra = ["--peer", peer] if peer and dtype == "float32" else []
-        seconds[dtype] = call("benchmarks/network_step.py", *size, *target, *extra)
+def speed(out: Path, quick: bool, peer: list[str]) -> dict:
+    size = ["--batch", "128"]
+    if quick:
+        size = [
+            "--batch",
+            "8",
+            "--repeats",
+            "2",
+            "--modes",
+            "float32",
+            "--set",
+            "model.channels=8",
+            "model.num_blocks=1",
+        ]
+        peer = []
+    seconds = {"step": call("benchmarks/train_step.py", *size, "--out", str(out / "train_step.json"), *peer)}
     if not quick:
         seconds["sct_cost"] = call("benchmarks/sct_cost.py", "--step-batch", "128", "--out", str(out / "sct_cost.json"))
         table = ["--out", str(out / "reference_cost.json"), "--table", str(out / "reference_cost.md")]
@@ -124,19 +131,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, help="a folder for the results")
     parser.add_argument("--fashion-mnist", default="", help="folder of the IDX files (default: Debian's)")
-    parser.add_argument("--peer", default="", help="a checkout of NVlabs/edm, to time the original too")
+    parser.add_argument("--peer", default="", help="a checkout of locuslab/ect, to time it too")
+    parser.add_argument("--peer-python", default=sys.executable, help="a Python that has PyTorch")
     parser.add_argument("--quick", action="store_true", help="everything tiny")
     parser.add_argument("--losses", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.losses:
         losses()
         return
-    out = Path(args.out).resolve()
+    out, peer = Path(args.out).resolve(), []
+    if args.peer:
+        peer = ["--peer", args.peer, "--peer-python", args.peer_python, "--peer-modes", "shipped", "tf32", "bfloat16"]
     out.mkdir(parents=True, exist_ok=True)
     summary, failed = {}, False
     for name, part in (
         ("correctness", correctness),
-        ("speed", lambda: speed(out, args.quick, args.peer)),
+        ("speed", lambda: speed(out, args.quick, peer)),
         ("learning", lambda: learning(out, args.quick, args.fashion_mnist)),
     ):
         began = time.time()
