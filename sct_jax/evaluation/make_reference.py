@@ -10,7 +10,7 @@ from sct_jax.evaluation.embed import Embedding, Wanted
 from sct_jax.evaluation.network_metrics import FEATURES, SPATIAL, weights_folder
 from sct_jax.evaluation.offline import kind_of_data
 from sct_jax.evaluation.provenance import provenance
-from sct_jax.evaluation.reference import Reference, save_reference
+from sct_jax.evaluation.reference import Reference, check_ending, save_reference
 from sct_jax.features import open_space
 from sct_jax.training.mesh import make_mesh
 
@@ -48,6 +48,7 @@ def make_reference(
       UserError: for data or weights that are missing or damaged, too few images, and features that are not finite.
     """
     files.check_writable(out)
+    check_ending(Path(out))
     if not (data_path or source):
         raise UserError("evaluate reference needs --data-path, or --source (see sct-jax evaluate reference --help)")
     space = open_space(features, weights_folder(weights, features))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ from sct_jax.evaluation.metrics import OFFLINE, Evaluator
 from sct_jax.evaluation.mixtures import MixtureEvaluator
 from sct_jax.evaluation.network_metrics import FRECHET, METRICS, NetworkEvaluator, joined, open_network_metrics
 from sct_jax.evaluation.offline import make_evaluator, measure, with_data
+from sct_jax.features import MissingWeights
 from sct_jax.model import Model
 
 MOST_SAMPLES = {Evaluator: 10_000, MixtureEvaluator: 1000}  # unless asked for
+TITLES = {"fid": "FID", "fd_dinov2": "FD-DINOv2"}
 STANDARD_SAMPLES = 50_000  # of the metrics on feature networks: what published numbers are of
 
 
@@ -56,6 +59,9 @@ class Meter:
         self._options |= {"guide": bad, "omega": omega}
         self._denoise = model.guided(bad, omega)
         self._labels = model.check_labels(None)
+        for file in references:
+            if not Path(file).exists():
+                raise UserError(f"--reference {file}: there is no such file")
         if metrics is not None and not metrics:
             raise UserError("--metrics: name one at least, or leave it out")
         pictures = model.spec.dtype == "uint8"
@@ -177,19 +183,28 @@ class Meter:
         }
 
     def _usual(self, references: Sequence[str], features: str) -> NetworkEvaluator | None:
-        """FID and FD-DINOv2, as far as weights and statistics are there."""
-        found, complaints = [], []
+        """FID and FD-DINOv2, as far as weights and statistics are there.
+
+        Without weights it is noted what is left out; statistics that are given and do not fit are a mistake.
+        """
+        found: list[NetworkEvaluator] = []
+        complaints: dict[str, str] = {}
+        misfit = False
         for name in FRECHET.values():
             try:
                 found.append(open_network_metrics([name], references, features, self.model.spec))
             except UserError as error:
-                complaints.append(str(error))
+                complaints[name] = str(error)
+                misfit |= not isinstance(error, MissingWeights)
             if not references:
                 break
+        if misfit and len(found) < len(references):
+            raise UserError("; ".join(complaints.values()))
         if not found and self.offline is None:
-            raise UserError(complaints[0])
-        if not found:
-            self.note = f"FID is left out: {complaints[0]}"
+            raise UserError(next(iter(complaints.values())))
+        if complaints and len(found) < max(1, len(references)):
+            name, reason = next(iter(complaints.items()))
+            self.note = f"{TITLES[name]} is left out: {reason}"
         return joined(found)
 
 

@@ -87,8 +87,7 @@ def save_reference(path: str | Path, reference: Reference, *, half: bool = False
       UserError: for another ending, a place that cannot be written, and statistics that are not finite.
     """
     path = Path(path)
-    if path.suffix != ".npz":
-        raise UserError(f"reference statistics are written as .npz, not as {path.name}")
+    check_ending(path)
     card = {
         "format": FORMAT,
         "space": reference.space,
@@ -107,6 +106,12 @@ def save_reference(path: str | Path, reference: Reference, *, half: bool = False
         arrays["features"] = features if features.dtype == np.float16 else features.astype(np.float32, copy=False)
     _checked(arrays, len(reference.mean), reference.space)
     return files.write(path, lambda aside: np.savez(aside, **arrays))
+
+
+def check_ending(path: Path) -> None:
+    """Raises a UserError for the name of a file that statistics are not written to."""
+    if path.suffix != ".npz":
+        raise UserError(f"reference statistics are written as .npz, not as {path.name}")
 
 
 def load_reference(

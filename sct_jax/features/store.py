@@ -22,6 +22,10 @@ SOURCES = {
 }
 
 
+class MissingWeights(UserError):
+    """There are no weights of a network where they are looked for."""
+
+
 class Stored(NamedTuple):
     """Weights of a feature network.
 
@@ -73,7 +77,8 @@ def load(name: str, folder: str | Path = "") -> Stored:
     """The weights of the network ``name``, from ``folder`` or the default one.
 
     Raises:
-      UserError: when there are none there, they are another network's, or the files are damaged.
+      MissingWeights: when there are none there.
+      UserError: when they are another network's, or the files are damaged.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -83,7 +88,7 @@ def load(name: str, folder: str | Path = "") -> Stored:
     if folder.is_file():
         raise UserError(f"{folder} is a file, not a folder of weights: sct-jax import --source {folder} makes one")
     if not (folder / CARD).is_file():
-        raise UserError(
+        raise MissingWeights(
             f"no weights of {name} in {folder}: get {SOURCES[name]}, then run sct-jax import --source FILE{out}"
         )
     again = f"remove {folder} and import the weights again"

@@ -19,6 +19,7 @@ from sct_jax.evaluation.network_metrics import METRICS, open_network_metrics
 from sct_jax.evaluation.reference import Reference, load_reference, save_reference
 from sct_jax.evaluation.run import evaluate_checkpoint
 from sct_jax.evaluation.table import format_table
+from sct_jax.features import MissingWeights
 from sct_jax.sampling.generate import to_uint8
 from sct_jax.training.mesh import make_mesh
 
@@ -190,6 +191,12 @@ def test_a_reference_that_cannot_be_made(sct_jax_command, tmp_path, arguments, n
     assert not out.exists()
 
 
+def test_a_wrong_ending_is_refused_before_any_image_is_seen(sct_jax_command, tmp_path, monkeypatch):
+    monkeypatch.setattr(make_reference.Embedding, "images", None)  # would be called
+    finished = sct_jax_command("evaluate", "reference", "--source", "digits", "--out", tmp_path / "real.txt")
+    assert "written as .npz, not as real.txt" in finished.complaint
+
+
 # What is refused, and what goes on without.
 
 
@@ -235,6 +242,7 @@ def test_what_does_not_fit_is_refused_before_sampling(
         (("--metrics", "inception_score", "--times", "1,80"), "descending"),
         (("--reference", "nowhere.npz"), "nowhere.npz"),  # the images that offline metrics need are not there either
         (("--metrics", "fid", "--reference", "nowhere.npz"), "nowhere.npz"),
+        (("--metrics", "inception_score", "--reference", "nowhere.npz"), "no such file"),  # though it needs none
     ],
 )
 def test_a_call_that_cannot_be(sct_jax_command, gaussian, arguments, named):
@@ -271,6 +279,30 @@ def test_with_weights_and_a_reference_fid_is_measured_unasked(sct_jax_command, t
     assert finished.err == ""
     assert {"fid", "fd_pca", "class_agreement"} <= set(finished.out.split())
     assert "kid" not in finished.out
+
+
+def test_a_reference_that_does_not_fit_is_a_mistake_though_offline_metrics_would_run(
+    sct_jax_command, tiny_run, spaces, tmp_path
+):
+    file = gaussian_reference(spaces["inception"], tmp_path / "real.npz", resolution=16)
+    finished = sct_jax_command("evaluate", "--checkpoint", tiny_run, "--num", "80", "--reference", file)
+    assert "images of 16 pixels, but the samples have 8" in finished.complaint
+    assert len(finished.err.splitlines()) == 1
+
+
+def test_a_reference_that_no_weights_are_there_for_is_noted(tiny_run, spaces, tmp_path, monkeypatch):
+    """Beside another one that is used."""
+
+    def open_space(name, path=""):
+        if name == "dinov2":
+            raise MissingWeights("no weights of dinov2")
+        return spaces[name]
+
+    monkeypatch.setattr(network_metrics, "open_space", open_space)
+    real = [str(gaussian_reference(space, tmp_path / f"{name}.npz")) for name, space in spaces.items()]
+    model = sct_jax.load(tiny_run)
+    assert meter.Meter(model, references=real).note == "FD-DINOv2 is left out: no weights of dinov2"
+    assert meter.Meter(model, references=real[:1]).note == ""
 
 
 # The search for times.
