@@ -1,5 +1,7 @@
 """Precision, recall, density and coverage against the definitions in float64, also where float32 cannot tell."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -124,3 +126,12 @@ def test_bad_input():
         density_coverage(rows(10), bad)
     with pytest.raises(ValueError, match="features"):
         precision_recall(rows(10, 3), rows(10, 4))
+
+
+def test_large_sets_are_never_whole_in_float64():
+    real = rows(20_000, 200).astype(np.float32)
+    tracemalloc.start()
+    manifold._on_device(real, real[:10_000], 3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2.5 * real.nbytes  # one and a half are the float32 copies
