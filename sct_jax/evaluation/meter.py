@@ -199,7 +199,7 @@ class Meter:
             if not references:
                 break
         if misfit and len(found) < len(references):
-            raise UserError("; ".join(complaints.values()))
+            raise UserError("; ".join(dict.fromkeys(complaints.values())))
         if not found and self.offline is None:
             raise UserError(next(iter(complaints.values())))
         if complaints and len(found) < max(1, len(references)):

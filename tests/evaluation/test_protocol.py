@@ -288,6 +288,9 @@ def test_a_reference_that_does_not_fit_is_a_mistake_though_offline_metrics_would
     finished = sct_jax_command("evaluate", "--checkpoint", tiny_run, "--num", "80", "--reference", file)
     assert "images of 16 pixels, but the samples have 8" in finished.complaint
     assert len(finished.err.splitlines()) == 1
+    file.write_bytes(file.read_bytes()[:200])
+    finished = sct_jax_command("evaluate", "--checkpoint", tiny_run, "--num", "80", "--reference", file)
+    assert finished.complaint.count("cut short") == 1  # not once for each feature space
 
 
 def test_a_reference_that_no_weights_are_there_for_is_noted(tiny_run, spaces, tmp_path, monkeypatch):
