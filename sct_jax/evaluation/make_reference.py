@@ -66,7 +66,7 @@ def make_reference(
     card: dict[str, Any] = provenance(
         data={"source": kind, "path": data_path, "split": split, "crop": crop},
         images=num,
-        features={"version": space.version, "weights_sha256": space.weights_sha256},
+        features=space.provenance,
     )
     return save_reference(
         out,

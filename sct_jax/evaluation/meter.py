@@ -149,10 +149,7 @@ class Meter:
                 name: {"version": real.version, "images": real.num, "sha256": real.sha256}
                 for name, real in self.network.references.items()
             }
-            facts["features"] = {
-                name: {"version": space.version, "weights_sha256": space.weights_sha256}
-                for name, space in self.network.spaces.items()
-            }
+            facts["features"] = {name: space.provenance for name, space in self.network.spaces.items()}
         return facts
 
     def evaluations(self, steps: int) -> int:

@@ -41,6 +41,12 @@ class FeatureSpace:
     dims: int
     network: Callable[[Any, jax.Array], Features]
 
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What numbers must name: the network, its weights, and the published file they came from."""
+        names = ("version", "weights_sha256", "source_sha256")
+        return {name: getattr(self, name) for name in names}
+
     def extract(self, params: Any, images: jax.Array) -> Features:
         """Features of images; pure, to be jitted with ``params`` as an argument.
 

@@ -137,7 +137,11 @@ def test_every_metric_of_both_feature_spaces(sct_jax_command, tiny_run, referenc
     assert (facts["step"], facts["ema_profile"], facts["seeds"], facts["num_samples"]) == (4, "constant:0.9", [0], 1100)
     assert facts["noise_levels"] == {"1": [80.0]}
     assert facts["quantisation"].startswith("uint8")
-    assert facts["features"]["dinov2"] == {"version": "dinov2-of-tests", "weights_sha256": "0" * 64}
+    assert facts["features"]["dinov2"] == {
+        "version": "dinov2-of-tests",
+        "weights_sha256": "0" * 64,
+        "source_sha256": "1" * 64,  # of the file that was imported, which a reader can compare with his own
+    }
     assert facts["references"]["inception"]["images"] == 1797
     assert len(facts["references"]["inception"]["sha256"]) == 64
     assert {"versions", "device", "date", "command", "commit"} <= set(facts)
@@ -170,6 +174,7 @@ def test_a_reference_holds_the_moments_of_the_images(digits, spaces, reference):
     np.testing.assert_allclose(made.cov, np.cov(rows.T), rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(made.features, rows, rtol=1e-4, atol=1e-5)
     assert (made.num, made.resolution, made.channels, made.version) == (1797, 8, 1, "inception-of-tests")
+    assert made.card["features"] == space.provenance
     assert made.card["data"] == {"source": "digits", "path": "digits", "split": "all", "crop": "centre"}
 
 
