@@ -17,6 +17,7 @@ from sct_jax.evaluation.metrics import OFFLINE, Evaluator
 from sct_jax.evaluation.mixtures import MixtureEvaluator
 from sct_jax.evaluation.network_metrics import FRECHET, METRICS, NetworkEvaluator, joined, open_network_metrics
 from sct_jax.evaluation.offline import make_evaluator, measure, with_data
+from sct_jax.evaluation.reference import OtherSpace
 from sct_jax.features import MissingWeights
 from sct_jax.model import Model
 
@@ -182,20 +183,21 @@ class Meter:
     def _usual(self, references: Sequence[str], features: str) -> NetworkEvaluator | None:
         """FID and FD-DINOv2, as far as weights and statistics are there.
 
-        Without weights it is noted what is left out; statistics that are given and do not fit are a mistake.
+        Without weights it is noted what is left out; statistics that are given and of no use are a mistake.
         """
         found: list[NetworkEvaluator] = []
         complaints: dict[str, str] = {}
-        misfit = False
+        missing = misfit = False
         for name in FRECHET.values():
             try:
                 found.append(open_network_metrics([name], references, features, self.model.spec))
             except UserError as error:
                 complaints[name] = str(error)
-                misfit |= not isinstance(error, MissingWeights)
+                missing |= isinstance(error, MissingWeights)
+                misfit |= not isinstance(error, MissingWeights | OtherSpace)
             if not references:
                 break
-        if misfit and len(found) < len(references):
+        if len(found) < len(references) and (misfit or (complaints and not missing)):
             raise UserError("; ".join(dict.fromkeys(complaints.values())))
         if not found and self.offline is None:
             raise UserError(next(iter(complaints.values())))

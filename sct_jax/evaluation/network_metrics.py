@@ -16,7 +16,7 @@ from sct_jax.evaluation.frechet import frechet_distance
 from sct_jax.evaluation.inception_score import inception_score
 from sct_jax.evaluation.kernel import kid
 from sct_jax.evaluation.manifold import density_coverage, precision_recall
-from sct_jax.evaluation.reference import Reference, load_reference
+from sct_jax.evaluation.reference import OtherSpace, Reference, load_reference
 from sct_jax.features import FeatureSpace, open_space
 
 FEATURES, SPATIAL, PROBABILITIES = "features", "spatial", "probabilities"
@@ -223,15 +223,19 @@ def weights_folder(folder: str, name: str) -> str:
 
 
 def _find(space: FeatureSpace, reference_files: Sequence[str], spec: DataSpec | None) -> Reference:
-    """The statistics of the space in the first of the files that holds them."""
-    complaints = []
+    """The statistics of the space in the first of the files that holds them; OtherSpace if all are of other spaces."""
+    complaints: list[str] = []
+    kind: type[UserError] = OtherSpace
     images = {} if spec is None else {"resolution": spec.image_size, "channels": spec.channels}
     for file in reference_files:
         try:
             return load_reference(file, space, **images)
         except UserError as error:
             complaints.append(str(error))
-    raise UserError("; ".join(complaints) or f"{FRECHET[space.name]} {_needs_reference(space.name)}")
+            kind = kind if isinstance(error, OtherSpace) else UserError
+    if not complaints:
+        raise UserError(f"{FRECHET[space.name]} {_needs_reference(space.name)}")
+    raise kind("; ".join(complaints))
 
 
 def _needs_reference(space: str) -> str:

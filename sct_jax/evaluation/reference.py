@@ -30,6 +30,10 @@ ASYMMETRY = 1e-5  # of a covariance, relative to its largest entry: float32 has 
 DAMAGED = "it is damaged or cut short: was it downloaded or copied completely?"
 
 
+class OtherSpace(UserError):
+    """A file has statistics, but of another feature space."""
+
+
 class HasMoments(Protocol):
     """A mean and a covariance; an :class:`sct_jax.evaluation.accumulate.Accumulator` has them too."""
 
@@ -126,8 +130,9 @@ def load_reference(
       channels: of the samples; None: any.
 
     Raises:
-      UserError: for a file that is missing, damaged or no such statistics; for another feature space, another version
-        of it, another resolution or other channels, where the file tells; for numbers that are not finite.
+      OtherSpace: for statistics of another feature space.
+      UserError: for a file that is missing, damaged or no such statistics; for another version of the space, another
+        resolution or other channels, where the file tells; for numbers that are not finite.
     """
     path = Path(path)
     try:
@@ -136,7 +141,7 @@ def load_reference(
         card = _card(arrays, path)
         _check_card(card, space, resolution, channels)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {error}") from error
     features, num = found.get("features"), card.get("num")
     if features is not None and len(features) != num:
         raise UserError(f"{path}: it has features of {len(features)} images, but its card speaks of {num}: {DAMAGED}")
@@ -192,7 +197,7 @@ def _from_pickle(data: bytes, space: str) -> dict[str, Any]:
         raise UserError("no reference statistics: EDM2's are a dict of {'mu', 'sigma'} by metric")
     if name not in content:
         others = ", ".join(shown(str(key)) for key in list(content)[:8])
-        raise UserError(f"it has no statistics of {space} features ({name}), only of {others or 'nothing'}")
+        raise OtherSpace(f"it has no statistics of {space} features ({name}), only of {others or 'nothing'}")
     return {key: content[name].get(key) for key in ("mu", "sigma")}
 
 
@@ -206,7 +211,7 @@ def _checked(arrays: Mapping[str, Any], dims: int, space: str) -> dict[str, np.n
         if mean is None or cov is None or mean.ndim != 1 or cov.shape != 2 * mean.shape:
             raise UserError(f"no reference statistics: {mean_name} [F] and {cov_name} [F, F] are not in it")
         if mean_name == "mu" and len(mean) != dims:
-            raise UserError(f"statistics of {len(mean)} features, where {space} has {dims}: of another feature space")
+            raise OtherSpace(f"statistics of {len(mean)} features, where {space} has {dims}: of another feature space")
         found[mean_name], found[cov_name] = _finite_moments(mean, cov)
     features = _numbers(arrays.get("features"))
     if features is not None:
@@ -255,7 +260,7 @@ def _check_card(card: Mapping[str, Any], space: FeatureSpace, resolution: int | 
     """Raises a UserError where the card says that it is of other images, or of another network."""
     again = "make one with sct-jax evaluate reference"
     if card.get("space", space.name) != space.name:
-        raise UserError(f"statistics of {shown(card['space'])} features, not of {space.name}: {again}")
+        raise OtherSpace(f"statistics of {shown(card['space'])} features, not of {space.name}: {again}")
     if card.get("version", "") not in ("", space.version):
         raise UserError(f"statistics of {shown(card['version'])}, but samples are seen by {space.version}: {again}")
     for name, asked, unit in (("resolution", resolution, "pixels"), ("channels", channels, "channels")):

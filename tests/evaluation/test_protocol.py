@@ -11,6 +11,7 @@ from gaussian_model import SIGMA, SIZE, deviation, make_model
 import sct_jax
 from sct_jax import cards
 from sct_jax.data.spec import ArraySource
+from sct_jax.errors import UserError
 from sct_jax.evaluation import classifier, make_reference, meter, network_metrics, run, time_search
 from sct_jax.evaluation.accumulate import Accumulator
 from sct_jax.evaluation.embed import Embedding
@@ -311,6 +312,16 @@ def test_a_reference_that_no_weights_are_there_for_is_noted(tiny_run, spaces, tm
     model = sct_jax.load(tiny_run)
     assert meter.Meter(model, references=real).note == "FD-DINOv2 is left out: no weights of dinov2"
     assert meter.Meter(model, references=real[:1]).note == ""
+    assert "statistics of dinov2 features" in meter.Meter(model, references=real[1:]).note  # offline metrics go on
+    file = gaussian_reference(spaces["inception"], tmp_path / "large.npz", resolution=16)
+    with pytest.raises(UserError, match="images of 16 pixels"):
+        meter.Meter(model, references=[str(file)])
+
+
+def test_a_reference_of_no_feature_space_that_is_there_is_a_mistake(tiny_run, tmp_path):
+    np.savez(tmp_path / "real.npz", mu=np.zeros(3), sigma=np.eye(3))
+    with pytest.raises(UserError, match=r"statistics of 3 features, where inception has 6.*where dinov2 has 6"):
+        meter.Meter(sct_jax.load(tiny_run), references=[str(tmp_path / "real.npz")])
 
 
 # The search for times.
