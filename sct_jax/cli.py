@@ -305,7 +305,7 @@ def _parser() -> Parser:
     sub.add_argument("--features", default="inception", help="inception or dinov2 (default: %(default)s)")
     sub.add_argument("--weights", default="", help="folder of their weights (default: where import puts them)")
     sub.add_argument("--keep-features", action="store_true", help="of each image too: for kid, precision, density ...")
-    sub.add_argument("--num", type=int, help="the first so many images (default: all)")
+    sub.add_argument("--num", type=int, help="so many images, drawn at random (default: all)")
     sub.add_argument("--batch-size", type=int, default=256, help="images at a time (default %(default)s)")
     sub.add_argument("--out", required=True, help="reference.npz")
 

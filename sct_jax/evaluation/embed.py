@@ -23,6 +23,7 @@ from sct_jax.training import mesh as mesh_lib
 
 QUANTISATION = "uint8: clip(rint((x + 1) * 127.5), 0, 255)"
 MOST_READERS = 8
+CHOICE_SEED = 0  # of the images that are taken where not all are
 Output = tuple[str, str]  # a feature space and one of its outputs, such as ("inception", "spatial")
 
 
@@ -76,7 +77,9 @@ class Embedding:
         return self._collect(model.batches(num, steps, seed, then=self._then, **options))
 
     def images(self, source: Source, *, num: int | None = None, batch_size: int = 256) -> Collected:
-        """Of the first ``num`` images of a data source, or all, which are read ahead.
+        """Of ``num`` images of a data source, or all, which are read ahead.
+
+        Fewer than all are drawn at random, always the same ones: the first of a data set are often of one class.
 
         Raises:
           UserError: for data that are no pictures, images that cannot be read, features that are not finite.
@@ -88,13 +91,14 @@ class Embedding:
             raise UserError(f"--num {num}: there are {len(source)} images here")
         if batch_size < 1:
             raise UserError(f"--batch-size {batch_size}: at least one image at a time is needed")
+        rows = np.sort(np.random.RandomState(CHOICE_SEED).permutation(len(source))[:num])
         devices = self._mesh.size
         batch_size = -(-min(batch_size, num) // devices) * devices
         split = mesh_lib.split_batch(self._mesh)
         return self._collect(
             one_ahead(
                 (self._compiled(self._params, mesh_lib.put(images, split)), valid)
-                for images, valid in _read(source, num, batch_size)
+                for images, valid in _read(source, rows, batch_size)
             )
         )
 
@@ -137,12 +141,13 @@ def _of(seen: dict[str, Any], output: Output) -> np.ndarray:
     return seen[output[0]][output[1]]
 
 
-def _read(source: Source, num: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Full batches of images, the last filled up with the first ones, and how many of each are wanted."""
+def _read(source: Source, rows: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Full batches of the images ``rows``, the last filled up with the first ones, and how many of each are wanted."""
+    num = len(rows)
 
     def read(batch: int) -> dict[str, np.ndarray]:
-        rows = np.arange(batch * batch_size, (batch + 1) * batch_size) % num
-        return {"images": np.stack([source[int(row)][0] for row in rows])}
+        places = np.arange(batch * batch_size, (batch + 1) * batch_size) % num
+        return {"images": np.stack([source[int(row)][0] for row in rows[places]])}
 
     ahead = ReadAhead(read, 0, 0, min(MOST_READERS, os.cpu_count() or 1, -(-num // batch_size)))
     try:

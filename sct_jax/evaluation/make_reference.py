@@ -41,7 +41,7 @@ def make_reference(
       features: the feature space, ``inception`` or ``dinov2``.
       weights: folder of the network's weights; empty: where ``sct-jax import`` puts them.
       keep_features: also each image's features, for KID, precision and recall, density and coverage.
-      num: the first so many images; None: all.
+      num: so many images, drawn at random, always the same ones; None: all.
       batch_size: images at a time.
 
     Raises:

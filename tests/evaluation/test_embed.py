@@ -107,8 +107,18 @@ def test_real_images_are_seen_as_they_are():
     np.testing.assert_allclose(
         seen.rows[FEATURES], expected_features(SPACE, source.read_all()[0]), rtol=1e-5, atol=1e-5
     )
-    first = embedding().images(source, num=20)
-    np.testing.assert_array_equal(first.images, source.read_all()[0][:20])
+
+
+def test_fewer_images_than_all_are_of_every_class():
+    """Though a data set is often sorted by class."""
+    sorted_by_class = np.arange(200, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), np.uint8)
+    source = ArraySource(sorted_by_class, np.arange(200) // 20, 10)
+    seen = embedding().images(source, num=100, batch_size=16)
+    chosen = seen.images[:, 0, 0, 0]
+    assert len(set(chosen)) == seen.num == 100
+    assert set(chosen // 20) == set(range(10))
+    np.testing.assert_array_equal(seen.images, sorted_by_class[chosen])
+    np.testing.assert_array_equal(embedding(8).images(source, num=100).images, seen.images)
 
 
 def test_only_what_is_wanted_is_kept():
