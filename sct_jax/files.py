@@ -1,6 +1,7 @@
 """Files that are never half-written: written aside in the same folder, then renamed."""
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -40,14 +41,17 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} exists already: choose another place, or remove it first")
     aside = path.with_name(f".{os.getpid()}-{path.name}")
+    filled = False
     try:
         yield aside
-        try:
-            if path.is_dir():
-                path.rmdir()
-            aside.rename(path)
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        filled = True
+        if path.is_dir():
+            path.rmdir()
+        aside.rename(path)
+    except OSError as error:  # while it is filled, errors of what is read are not ours to name
+        if not filled and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
