@@ -176,7 +176,7 @@ def measure(args: argparse.Namespace, workdir: Path, config: Any, sampling: dict
             kept = min(kept_steps(config), key=lambda step: abs(step - wanted))
             options["guide"] = str(workdir / "checkpoints" / str(kept))
     result = evaluate_checkpoint(workdir, steps=sampling["steps"], num=args.num, seeds=(0, 1, 2), **options)
-    files.write_text(path, json.dumps(result, indent=1) + "\n")
+    files.write_json(path, result)
     return result["results"]
 
 
@@ -263,7 +263,7 @@ def main() -> None:
     if chart:
         files.write_text(f"{args.out}.svg", chart)
         made += f"\n\n![{metrics[0]} against training steps]({Path(args.out).name}.svg)"
-    files.write_text(f"{args.out}.json", json.dumps({"results": results, "provenance": facts}, indent=1) + "\n")
+    files.write_json(f"{args.out}.json", {"results": results, "provenance": facts})
     files.write_text(f"{args.out}.md", f"{table(results, metrics)}\n\n{made}\n")
     print(f"{args.out}.md")
 

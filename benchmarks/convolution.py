@@ -7,7 +7,6 @@ of `--repeats`; the error is the root mean square of the difference to XLA's ove
 """
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable
@@ -84,7 +83,7 @@ def main() -> None:
         print(f"{', '.join(map(str, shape)):24}" + "".join(f"{text:>32}" for text in texts), flush=True)
     result = {"rows": rows, "cpu_cores": os.cpu_count(), "load_before": round(load, 2), "provenance": provenance()}
     if args.out:
-        print(files.write_text(args.out, json.dumps(result, indent=1) + "\n"))
+        print(files.write_json(args.out, result))
 
 
 if __name__ == "__main__":

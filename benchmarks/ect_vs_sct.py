@@ -40,7 +40,7 @@ def measure(workdir: Path, steps: list[int], num: int | None) -> dict[str, Any]:
     if path.exists():
         return json.loads(path.read_text())
     result = evaluate_checkpoint(workdir, steps=steps, num=num, seeds=(0, 1, 2), metrics=METRICS)
-    files.write_text(path, json.dumps(result, indent=2) + "\n")
+    files.write_json(path, result)
     return result
 
 
@@ -101,7 +101,7 @@ def main() -> None:
         seeds=args.seeds, overrides={"all": args.all, "edm": args.edm, "tune": args.tune, "variant": args.variant}
     )
     result = {"results": rows, "training_seconds": seconds, "provenance": facts}
-    files.write_text(f"{args.out}.json", json.dumps(result, indent=1) + "\n")
+    files.write_json(f"{args.out}.json", result)
     commit = facts["commit"]["hash"][:12] if facts["commit"] else "unknown"
     text = f"{table(rows, seconds)}\n\nMade by `python benchmarks/{' '.join(facts['command'])}` at commit {commit}.\n"
     files.write_text(f"{args.out}.md", text)

@@ -9,7 +9,6 @@ and with `--rows` the metrics that compare every pair of rows.
 """
 
 import argparse
-import json
 import os
 import time
 from pathlib import Path
@@ -91,7 +90,7 @@ def main() -> None:
         print(f"{name:24}{value:10.2f}")
     result |= {"cpu_cores": os.cpu_count(), "provenance": provenance()}
     if args.out:
-        print(files.write_text(args.out, json.dumps(result, indent=1) + "\n"))
+        print(files.write_json(args.out, result))
 
 
 if __name__ == "__main__":

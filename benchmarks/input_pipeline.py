@@ -224,7 +224,7 @@ def main() -> None:
     text = table(result)
     print(text)
     if args.out:
-        print(files.write_text(args.out, json.dumps(result, indent=1) + "\n"))
+        print(files.write_json(args.out, result))
     if args.table:
         print(files.write_text(args.table, text + "\n"))
 

@@ -13,22 +13,20 @@ are its best: channels last and torch.compile as well, where these run.
 import argparse
 import copy
 import json
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from timing import seconds
 
 
 def main() -> None:
     args = parse()
     sys.path.insert(0, str(args.peer.resolve()))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cpu":  # its loss asks CUDA for the state of the dropout mask
-        torch.cuda.get_rng_state, torch.cuda.set_rng_state = torch.get_rng_state, torch.set_rng_state
+    if device.type == "cpu":
+        give_dropout_its_state()
         torch.set_num_threads(args.threads or torch.get_num_threads())
     rows = []
     for mode in args.modes:
@@ -86,20 +84,12 @@ def measure(args: argparse.Namespace, device: torch.device, mode: str) -> dict[s
     half = lambda: torch.autocast(device.type, torch.bfloat16, enabled=mode == "bfloat16")  # noqa: E731
 
     def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
         images = pixels.to(device).to(torch.float32) / 127.5 - 1
         if best:
             images = images.to(memory_format=torch.channels_last)
         with half():
             loss = loss_of(net=called, images=images).mean()
-        loss.backward()
-        for param in network.parameters():
-            if param.grad is not None:
-                torch.nan_to_num(param.grad, nan=0, posinf=1e5, neginf=-1e5, out=param.grad)
-        optimizer.step()
-        with torch.no_grad():
-            for mean, param in zip(average.parameters(), network.parameters(), strict=True):
-                mean.copy_(param.detach().lerp(mean, 0.9999))
+        update(network, average, optimizer, loss, 0.9999)
 
     count = args.sample_batch or args.batch
     noise = torch.randn(count, 3, 32, 32, device=device)
@@ -109,28 +99,42 @@ def measure(args: argparse.Namespace, device: torch.device, mode: str) -> dict[s
         with torch.no_grad(), half():
             sampler(noise * 80.0, torch.full((count,), 80.0, device=device), None)
 
+    def wait(result: object) -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     result: dict[str, Any] = {"parameters": sum(param.numel() for param in network.parameters())}
-    result["step"] = seconds(step, args.repeats, device)
-    result["sample"] = seconds(sample, args.repeats, device)
+    result["step"] = seconds(step, args.repeats, wait)
+    result["sample"] = seconds(sample, args.repeats, wait)
     if device.type == "cuda":
         result["peak_bytes"] = torch.cuda.max_memory_allocated(device)
     return result
 
 
-def seconds(call: Callable[[], None], repeats: int, device: torch.device) -> dict[str, float]:
-    """Seconds of a call, the device waited for, and of the processor: median and least of ``repeats`` after two."""
-    wall, processor = [], []
-    for index in range(repeats + 2):
-        began, worked = time.perf_counter(), time.process_time()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        if index > 1:
-            wall.append(time.perf_counter() - began)
-            processor.append(time.process_time() - worked)
-    return {"median": statistics.median(wall), "least": min(wall), "processor": statistics.median(processor)}
+def update(
+    network: torch.nn.Module,
+    average: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: torch.Tensor,
+    decay: float,
+) -> None:
+    """What an iteration of its training loop does with a loss: gradients without NaN, an update, the average."""
+    loss.backward()
+    for param in network.parameters():
+        if param.grad is not None:
+            torch.nan_to_num(param.grad, nan=0, posinf=1e5, neginf=-1e5, out=param.grad)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for mean, param in zip(average.parameters(), network.parameters(), strict=True):
+            mean.copy_(param.detach().lerp(mean, decay))
+
+
+def give_dropout_its_state() -> None:
+    """Without CUDA: its loss asks CUDA for the state that the dropout mask is drawn from."""
+    torch.cuda.get_rng_state, torch.cuda.set_rng_state = torch.get_rng_state, torch.set_rng_state
 
 
 if __name__ == "__main__":

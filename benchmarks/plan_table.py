@@ -108,7 +108,7 @@ def write(out: str, keep: Path) -> None:
         path = keep / f"{planned.name}.json"
         if path.exists():
             found.append({"title": planned.title} | json.loads(path.read_text(encoding="utf-8")))
-    files.write_text(f"{out}.json", json.dumps(found, indent=2) + "\n")
+    files.write_json(f"{out}.json", found)
     text = table(list(COLUMNS), [[column(each) for column in COLUMNS.values()] for each in found])
     scaled = [row for each in found if each["weak_scaling"] for row in [scaling_row(each)]]
     heads = ["run", "slice of the plan", "images a chip", *(f"{count} chips" for count in CHIPS)]

@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 import sct_cost
+from timing import seconds
 
 from sct_jax import files
 from sct_jax.data import references as store_lib
@@ -68,7 +69,7 @@ def main() -> None:
     text = table(result)
     print(text)
     if args.out:
-        print(files.write_text(args.out, json.dumps(result, indent=1) + "\n"))
+        print(files.write_json(args.out, result))
     if args.table:
         print(files.write_text(args.table, text + "\n"))
 
@@ -108,7 +109,7 @@ def measure(source: str, args: argparse.Namespace, store: dict[str, np.ndarray])
         "store_bytes": sum(array.nbytes for array in kept.values()),
         "read_bytes": read * x_0[0].size,
         "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
-        "seconds": sct_cost.seconds(lambda: compiled(*given), args.repeats),
+        "seconds": seconds(lambda: compiled(*given), args.repeats, jax.block_until_ready)["median"],
     }
 
 

@@ -8,13 +8,11 @@ full batch is too slow for the device; its time is then scaled by the number of 
 """
 
 import argparse
-import json
-import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from timing import seconds
 
 from sct_jax import config as config_lib
 from sct_jax import files, models, objectives
@@ -35,17 +33,6 @@ def make_config(method: str, batch: int) -> Any:
     return config_lib.validate(config)
 
 
-def seconds(call: Callable[[], Any], repeats: int) -> float:
-    """The median time of a call, after two that warm up."""
-    times = []
-    for index in range(repeats + 2):
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        if index > 1:
-            times.append(time.perf_counter() - start)
-    return float(np.median(times))
-
-
 def draw(method: str, batch: int, repeats: int) -> dict[str, float]:
     """Time, operations and temporary memory of drawing one batch's transitions."""
     objective = objectives.build(make_config(method, batch), lambda *a, **k: None)
@@ -54,7 +41,7 @@ def draw(method: str, batch: int, repeats: int) -> dict[str, float]:
     labels, key, at = np.zeros(batch, np.int32), jax.random.key(0), np.int32(100_000)
     compiled = jax.jit(objective.draw).lower(images, labels, key, at).compile()
     return {
-        "seconds": seconds(lambda: compiled(images, labels, key, at), repeats),
+        "seconds": seconds(lambda: compiled(images, labels, key, at), repeats, jax.block_until_ready)["median"],
         "gflop": compiled.cost_analysis()["flops"] / 1e9,
         "temporary_mb": compiled.memory_analysis().temp_size_in_bytes / 1e6,
     }
@@ -71,7 +58,7 @@ def whole_step(batch: int, repeats: int) -> dict[str, float]:
     batch_arrays = jax.device_put({"image": image, "label": label})
     compiled = jax.jit(train_step).lower(state, batch_arrays).compile()
     return {
-        "seconds": seconds(lambda: compiled(state, batch_arrays), repeats),
+        "seconds": seconds(lambda: compiled(state, batch_arrays), repeats, jax.block_until_ready)["median"],
         "gflop": compiled.cost_analysis()["flops"] / 1e9,
     }
 
@@ -109,7 +96,7 @@ def main() -> None:
     )
     print(f"SCT over ECT, batch {args.batch}: {shares} of the operations")
     if args.out:
-        print(files.write_text(args.out, json.dumps(result, indent=1) + "\n"))
+        print(files.write_json(args.out, result))
 
 
 if __name__ == "__main__":

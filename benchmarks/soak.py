@@ -167,7 +167,7 @@ def main() -> None:
         result = run(args.processes, args.kills, args.steps, args.seed, args.longest, Path(folder))
     facts = {"command": " ".join(["python", *sys.argv]), "machine": f"{os.cpu_count()} CPU cores, {platform.system()}"}
     settings = {"processes": args.processes, "steps": args.steps, "seed": args.seed}
-    files.write_text(args.out, json.dumps(facts | settings | result | {"provenance": provenance()}, indent=2) + "\n")
+    files.write_json(args.out, facts | settings | result | {"provenance": provenance()})
     summary = {name: result[name] for name in ("bitwise_equal", "largest_difference", "final_step")}
     print(json.dumps({"kills": len(result["kills"])} | summary))
     if args.processes == 1 and not result["bitwise_equal"]:

@@ -9,7 +9,6 @@ run compiles and the second reads. `one step` is all of `sct-jax train` for a si
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -55,7 +54,7 @@ def main() -> None:
         print(f"{name:32}{seconds:8.2f} s")
     result = {"config": args.config, "overrides": args.set, "seconds": rows, "cpu_cores": os.cpu_count()}
     if args.out:
-        print(files.write_text(args.out, json.dumps(result | {"provenance": provenance()}, indent=1) + "\n"))
+        print(files.write_json(args.out, result | {"provenance": provenance()}))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Once with the sample's own clean image among the references (SCT's target: no bi
 """
 
 import argparse
-import json
 from typing import Any
 
 from sct_jax import files
@@ -34,7 +33,7 @@ def main() -> None:
         for name, own in (("with the own sample", True), ("without it", False))
     }
     facts = provenance(mixture=args.mixture)
-    files.write_text(f"{args.out}.json", json.dumps(found | {"provenance": facts}, indent=1) + "\n")
+    files.write_json(f"{args.out}.json", found | {"provenance": facts})
     commit = facts["commit"]["hash"][:12] if facts["commit"] else "unknown"
     made = f"Made by `python benchmarks/{' '.join(facts['command'])}` at commit {commit}."
     text = "\n\n".join([*(f"References {name}:\n\n{table(result)}" for name, result in found.items()), made])

@@ -8,7 +8,6 @@ them; "all" is the exact posterior mean of the data set. Writes OUT.json, OUT.md
 """
 
 import argparse
-import json
 
 import numpy as np
 from svg import stand_alone
@@ -45,7 +44,7 @@ def main() -> None:
         num_queries=args.queries,
         num_draws=args.draws,
     )
-    files.write_text(f"{args.out}.json", json.dumps(result | {"provenance": provenance(images=count)}, indent=1) + "\n")
+    files.write_json(f"{args.out}.json", result | {"provenance": provenance(images=count)})
     text = table(result)
     files.write_text(f"{args.out}.md", text + "\n")
     files.write_text(f"{args.out}.svg", plot(result))

@@ -17,17 +17,16 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from timing import seconds
 
 from sct_jax import config as config_lib
 from sct_jax import files
@@ -68,7 +67,7 @@ def main() -> None:
     for name, ratio in result["ratios"].items():
         print(f"{name}: {ratio:.2f}")
     if args.out:
-        print(files.write_text(args.out, json.dumps(result, indent=1) + "\n"))
+        print(files.write_json(args.out, result))
 
 
 def parse() -> argparse.Namespace:
@@ -109,10 +108,14 @@ def measure(args: argparse.Namespace, mode: str) -> dict[str, Any]:
         state, metrics = compiled(state, batch)
         return state, metrics
 
-    timed = seconds(step, args.repeats)
+    timed = seconds(step, args.repeats, jax.block_until_ready)
     generator = Generator(made.network.denoise, (size, size, 3), config, made.device_mesh)
     labels = range(spec.num_classes) if config.model.conditional else None
-    sampled = seconds(lambda: generator(state.params, args.batch, labels=labels, batch_size=args.batch), args.repeats)
+
+    def sample() -> Any:
+        return generator(state.params, args.batch, labels=labels, batch_size=args.batch)
+
+    sampled = seconds(sample, args.repeats, jax.block_until_ready)
     memory = compiled.memory_analysis()
     chip = chips.find(jax.devices()[0].device_kind)
     peak = chip.operations[PEAK[mode]] if chip else matrix_rate()
@@ -129,24 +132,12 @@ def measure(args: argparse.Namespace, mode: str) -> dict[str, Any]:
     }
 
 
-def seconds(call: Callable[[], Any], repeats: int) -> dict[str, float]:
-    """Seconds of a call, the device waited for, and of the processor: median and least of ``repeats`` after two."""
-    wall, processor = [], []
-    for index in range(repeats + 2):
-        began, worked = time.perf_counter(), time.process_time()
-        jax.block_until_ready(call())
-        if index > 1:
-            wall.append(time.perf_counter() - began)
-            processor.append(time.process_time() - worked)
-    return {"median": statistics.median(wall), "least": min(wall), "processor": statistics.median(processor)}
-
-
 def matrix_rate() -> float:
     """Operations a second of a float32 product of square matrices."""
     size = 2048
     a = jnp.ones((size, size))
     product = jax.jit(lambda a: a @ a)
-    return 2 * size**3 / seconds(lambda: product(a), 5)["least"]
+    return 2 * size**3 / seconds(lambda: product(a), 5, jax.block_until_ready)["least"]
 
 
 def peer(args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from sct_jax import config as config_lib
-from sct_jax import files
+from sct_jax import files, trees
 from sct_jax.evaluation.provenance import provenance
-from sct_jax.interop.names import leaves
 
 FILE = "model_card.json"
 
@@ -40,7 +39,7 @@ def make(source: dict[str, Any] | None, config: config_lib.Config, params: Any =
 def hash_weights(params: Any) -> str:
     """sha256 over names, dtypes, shapes and values of all arrays: the same however they are stored."""
     digest = hashlib.sha256()
-    for name, value in sorted((".".join(path), leaf) for path, leaf in leaves(params)):
+    for name, value in sorted(trees.flat(params).items()):
         array = np.asarray(value)
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
@@ -49,7 +48,7 @@ def hash_weights(params: Any) -> str:
 
 def write(workdir: str | Path, card: dict[str, Any]) -> Path:
     """Writes the card into a workdir."""
-    return files.write_text(Path(workdir) / FILE, json.dumps(card, indent=2, allow_nan=False) + "\n")
+    return files.write_json(Path(workdir) / FILE, card, allow_nan=False)
 
 
 def read(workdir: str | Path) -> dict[str, Any] | None:

@@ -2,10 +2,13 @@
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from sct_jax.errors import UserError
 
@@ -59,6 +62,17 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 def write_text(path: str | Path, text: str) -> Path:
     """Writes a text file, see :func:`write`."""
     return write(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: str | Path, value: Any, *, allow_nan: bool = True) -> Path:
+    """Writes a value as indented JSON, see :func:`write`; a ValueError for a NaN where none is allowed."""
+    return write_text(path, json.dumps(value, indent=2, allow_nan=allow_nan) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_writable(path: str | Path) -> None:

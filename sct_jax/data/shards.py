@@ -1,7 +1,6 @@
 """Shards: the files of a prepared data set, each written whole or not at all and known by its SHA-256."""
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -73,7 +72,7 @@ def finish(task: Task) -> Shard:
     path = task.folder / task.file
     try:
         found = from_json(json.loads(record.read_text(encoding="utf-8")))
-        if path.stat().st_size == found.bytes and sha256(path) == found.sha256:
+        if path.stat().st_size == found.bytes and files.sha256(path) == found.sha256:
             return dataclasses.replace(found, found=True)
     except (OSError, ValueError, TypeError, KeyError):
         pass  # not finished, or damaged since
@@ -82,7 +81,7 @@ def finish(task: Task) -> Shard:
         examples, skipped = _write(task, aside)
         if not examples:
             raise UserError(f"no image of {task.file} can be read: {skipped[0]}")
-        shard = Shard(task.file, examples, aside.stat().st_size, sha256(aside), tuple(skipped))
+        shard = Shard(task.file, examples, aside.stat().st_size, files.sha256(aside), tuple(skipped))
         record.parent.mkdir(exist_ok=True)
         files.write_text(record, json.dumps(shard.as_json()))
         aside.replace(path)
@@ -127,20 +126,11 @@ def _example(image: bytes, label: int | None) -> bytes:
     return example.SerializeToString(deterministic=True)
 
 
-def sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def write_manifest(folder: Path, plan: dict[str, Any], shards: Sequence[Shard], others: Sequence[str]) -> None:
     """Writes what was made from what: the plan, and size and SHA-256 of every shard and other file."""
-    more = {name: sha256(folder / name) for name in others}
+    more = {name: files.sha256(folder / name) for name in others}
     manifest = {"plan": plan, "shards": [shard.as_json() for shard in shards], "files": more}
-    files.write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    files.write_json(folder / MANIFEST, manifest)
 
 
 def verify(folder: str | Path) -> str:
@@ -163,7 +153,7 @@ def verify(folder: str | Path) -> str:
 
     def complaint(name: str) -> str:
         try:
-            return "" if sha256(folder / name) == expected[name] else f"{name} is not what was written"
+            return "" if files.sha256(folder / name) == expected[name] else f"{name} is not what was written"
         except OSError as error:
             return f"{name} cannot be read: {error.strerror}"
 

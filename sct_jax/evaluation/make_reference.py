@@ -8,7 +8,7 @@ from sct_jax.data import open_source
 from sct_jax.errors import UserError
 from sct_jax.evaluation.embed import Embedding, Wanted
 from sct_jax.evaluation.network_metrics import FEATURES, SPATIAL, weights_folder
-from sct_jax.evaluation.offline import kind_of_data
+from sct_jax.evaluation.offline import kind_of_data, path_of
 from sct_jax.evaluation.provenance import provenance
 from sct_jax.evaluation.reference import Reference, check_ending, save_reference
 from sct_jax.features import open_space
@@ -53,8 +53,7 @@ def make_reference(
         raise UserError("evaluate reference needs --data-path, or --source (see sct-jax evaluate reference --help)")
     space = open_space(features, weights_folder(weights, features))
     kind = source or kind_of_data(data_path)
-    path = "" if kind == data_path == "digits" else data_path
-    images = open_source(kind, path, split, image_size, crop)
+    images = open_source(kind, path_of(kind, data_path), split, image_size, crop)
     num = len(images) if num is None else num
     if num <= space.dims:
         raise UserError(f"statistics of {space.dims} features need at least {space.dims + 1} images, got {num}")

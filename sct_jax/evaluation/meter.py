@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ from sct_jax.data import open_source
 from sct_jax.data.sources import NO_DATA
 from sct_jax.errors import UserError
 from sct_jax.evaluation.embed import QUANTISATION, Embedding, Wanted
-from sct_jax.evaluation.metrics import OFFLINE, Evaluator
+from sct_jax.evaluation.metrics import OFFLINE, Evaluator, check_names
 from sct_jax.evaluation.mixtures import MixtureEvaluator
 from sct_jax.evaluation.network_metrics import FRECHET, METRICS, NetworkEvaluator, joined, open_network_metrics
-from sct_jax.evaluation.offline import make_evaluator, measure, with_data
+from sct_jax.evaluation.offline import make_evaluator, measure, path_of, with_data
 from sct_jax.evaluation.reference import OtherSpace
 from sct_jax.features import MissingWeights
 from sct_jax.model import Model
@@ -49,12 +48,13 @@ class Meter:
         model: Model,
         *,
         metrics: Sequence[str] | None = None,
-        references: Sequence[str] = (),
-        features: str = "",
+        references: Sequence[str | Path] = (),
+        features: str | Path = "",
         data_path: str = "",
         options: dict[str, Any] | None = None,
     ):
         self.model, self.note = model, ""
+        references, features = [str(file) for file in references], str(features)
         self._options = dict(options or {})
         bad, omega = model.check_guide(self._options.get("guide"), self._options.get("omega"))
         self._options |= {"guide": bad, "omega": omega}
@@ -67,7 +67,7 @@ class Meter:
             raise UserError("--metrics: name one at least, or leave it out")
         pictures = model.spec.dtype == "uint8"
         if pictures:
-            _check_names(metrics)
+            check_names(metrics or (), (*OFFLINE, *METRICS))
         standard = [name for name in metrics or () if pictures and name in METRICS]
         self._names = None if metrics is None else [name for name in metrics if name not in standard]
         self.offline: Evaluator | MixtureEvaluator | None = None
@@ -83,20 +83,22 @@ class Meter:
         spaces = self.network.spaces if self.network else {}
         self._embedding = Embedding(spaces, wanted, model.mesh) if pictures else None
 
-    @property
-    def default_num(self) -> int:
-        """Samples where no number is asked for."""
-        if self.network is not None:
-            return STANDARD_SAMPLES
-        return min(self._data["images"], MOST_SAMPLES[type(self.offline)])
+    def checked_num(self, num: int | None) -> int:
+        """How many samples to take: ``num``, or as many as are usual where it is None.
 
-    def check(self, num: int, times: Sequence[float] | None = None) -> None:
-        """Raises a UserError for fewer samples than a metric needs, and for options that do not suit the model."""
-        self.model.check_options(self._options.get("noise"), self._options.get("eta"), times)
+        Raises:
+          UserError: for fewer than a metric needs, and for options of sampling that do not suit the model.
+        """
+        if num is None and self.network is not None:
+            num = STANDARD_SAMPLES
+        elif num is None:
+            num = min(self._data["images"], MOST_SAMPLES[type(self.offline)])
+        self.model.check_options(self._options.get("noise"), self._options.get("eta"))
         if self.offline is not None:
             self.offline.check(num, self._names)
         if self.network is not None:
             self.network.check(num)
+        return num
 
     def scores(
         self, num: int, steps: int, seed: int = 0, *, first: int = 0, times: Sequence[float] | None = None
@@ -164,7 +166,7 @@ class Meter:
         model = self.model
         config = with_data(model.config, model.spec, data_path, model.path)
         data, classes = config.data, {} if model.config.model.conditional else {"num_classes": 0}
-        where = "" if data.source == data_path == "digits" else data_path or data.path
+        where = path_of(data.source, data_path) or data.path
         train = open_source(data.source, where, split=data.split, image_size=data.image_size)
         expected = replace(model.spec, num_examples=0, class_names=(), **classes)
         if replace(train.spec, num_examples=0, class_names=(), **classes) != expected:
@@ -205,16 +207,6 @@ class Meter:
             name, reason = next(iter(complaints.items()))
             self.note = f"{TITLES[name]} is left out: {reason}"
         return joined(found)
-
-
-def _check_names(names: Sequence[str] | None) -> None:
-    """Raises a UserError for a metric that is none, with the nearest that there is."""
-    every = (*OFFLINE, *METRICS)
-    for name in names or ():
-        if name not in every:
-            near = get_close_matches(name, every, 1, cutoff=0.4)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise UserError(f"unknown metric {name!r}: {hint}(known: {', '.join(every)})")
 
 
 def _sampling_facts(model: Model, options: dict[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,15 @@ FRECHET_PREFIX = "fd_"
 OFFLINE = (CLASS_AGREEMENT, "fd_pca", "fd_classifier")
 
 
+def check_names(names: Sequence[str], every: Sequence[str], known: str = "known") -> None:
+    """Raises a UserError for a metric that is not one of ``every``, with the nearest that is."""
+    for name in names:
+        if name not in every:
+            near = difflib.get_close_matches(name, every, 1, cutoff=0.4)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise UserError(f"unknown metric {name!r}: {hint}({known}: {', '.join(every)})")
+
+
 class Evaluator:
     """Compares images with real ones, ``train`` and ``held_out``: each uint8 ``[N, H, W, C]``, labels ``[N]``.
 
@@ -136,12 +145,7 @@ class Evaluator:
     def _checked(self, names: Sequence[str] | None) -> tuple[str, ...]:
         if names is None:
             return self.names
-        every = (*OFFLINE, *(FRECHET_PREFIX + space for space in self._added))
-        for name in names:
-            if name not in every:
-                near = difflib.get_close_matches(name, every, 1, cutoff=0.4)
-                hint = f"did you mean {near[0]}? " if near else ""
-                raise UserError(f"unknown metric {name!r}: {hint}(known: {', '.join(every)})")
+        check_names(names, (*OFFLINE, *(FRECHET_PREFIX + space for space in self._added)))
         applicable = tuple(name for name in names if name in self.names)
         if not applicable:
             raise UserError(

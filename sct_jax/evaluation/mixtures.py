@@ -1,6 +1,5 @@
 """Quality of a model of a known Gaussian mixture: distance to the exact function, and of its samples to exact ones."""
 
-import difflib
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from sct_jax.data.mixtures import GaussianMixture
 from sct_jax.errors import UserError
 from sct_jax.evaluation import oracle
+from sct_jax.evaluation.metrics import check_names
 
 WASSERSTEIN = "w2"
 TARGETS = {"consistency": "consistency", "phased": "consistency", "diffusion": "denoiser"}
@@ -99,9 +99,5 @@ class MixtureEvaluator:
         return {WASSERSTEIN: oracle.wasserstein_floor(self._mixture, num, (seed, REFERENCE + 1), sample_labels)}
 
     def _checked(self, names: Sequence[str] | None) -> tuple[str, ...]:
-        for name in names or ():
-            if name not in self.names:
-                near = difflib.get_close_matches(name, self.names, 1, cutoff=0.4)
-                hint = f"did you mean {near[0]}? " if near else ""
-                raise UserError(f"unknown metric {name!r}: {hint}(known for this model: {', '.join(self.names)})")
+        check_names(names or (), self.names, "known for this model")
         return self.names if names is None else tuple(names)

@@ -6,7 +6,6 @@ EDM's, pytorch-fid's, clean-fid's and ADM's ``.npz`` are read, which say nothing
 by :mod:`sct_jax.interop.unpickle`, which runs nothing.
 """
 
-import hashlib
 import json
 import zipfile
 import zlib
@@ -165,9 +164,8 @@ def _arrays(path: Path, space: str) -> tuple[Mapping[str, Any], str]:
     if path.is_dir():
         raise UserError("it is a folder: give a file of reference statistics (.npz or .pkl)")
     try:
+        sha256 = files.sha256(path)
         with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            file.seek(0)
             start = file.read(4)
             if start == b"PK\x03\x04":
                 return _from_npz(path), sha256

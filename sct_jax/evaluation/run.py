@@ -70,13 +70,12 @@ def evaluate_checkpoint(
     meter = Meter(
         model,
         metrics=metrics,
-        references=[str(file) for file in references],
-        features=str(features),
+        references=references,
+        features=features,
         data_path=data_path,
         options={"noise": noise, "eta": eta, "guide": guide, "omega": omega, "batch_size": batch_size},
     )
-    num = meter.default_num if num is None else num
-    meter.check(num)
+    num = meter.checked_num(num)
     if meter.note:
         say(meter.note)
     draws = [(int(seed), repeat * num) for seed in seeds for repeat in range(repeats)]

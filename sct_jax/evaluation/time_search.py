@@ -74,13 +74,12 @@ def search_times(
     meter = Meter(
         model,
         metrics=[metric],
-        references=[str(file) for file in references],
-        features=str(features),
+        references=references,
+        features=features,
         data_path=data_path,
         options=options,
     )
-    num = meter.default_num if num is None else num
-    meter.check(num)
+    num = meter.checked_num(num)
     sign = -1.0 if metric in HIGHER_IS_BETTER else 1.0
 
     def measure(times: Times) -> float:

@@ -3,14 +3,13 @@
 ``sct-jax import`` writes it from the files people have; nothing is shipped or fetched from here.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sct_jax import files
+from sct_jax import files, trees
 from sct_jax.errors import UserError
 
 PARAMS, CARD = "params.safetensors", "card.json"
@@ -65,11 +64,12 @@ def save(folder: str | Path, name: str, params: dict[str, Any], card: dict[str, 
     with files.new_folder(folder) as aside:
         try:
             aside.mkdir(parents=True)
-            save_file(_flat(params), aside / PARAMS)
-            card = {"name": name, "weights_sha256": _sha256(aside / PARAMS)} | card
+            arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in trees.flat(params).items()}
+            save_file(arrays, aside / PARAMS)
+            card = {"name": name, "weights_sha256": files.sha256(aside / PARAMS)} | card
         except (OSError, SafetensorError) as error:
             raise UserError(f"cannot write {folder}: {error}") from error
-        files.write_text(aside / CARD, json.dumps(card, indent=2, allow_nan=False) + "\n")
+        files.write_json(aside / CARD, card, allow_nan=False)
     return folder
 
 
@@ -97,34 +97,8 @@ def load(name: str, folder: str | Path = "") -> Stored:
         found, expected = card["name"], card["weights_sha256"]
         if found != name:
             raise UserError(f"{folder} holds weights of {found}, not of {name}")
-        if _sha256(folder / PARAMS) != expected:
+        if files.sha256(folder / PARAMS) != expected:
             raise UserError(f"{folder / PARAMS} is damaged: its hash is not the one of its card; {again}")
-        return Stored(_nested(load_file(folder / PARAMS)), expected, card)
+        return Stored(trees.nested(load_file(folder / PARAMS)), expected, card)
     except (OSError, ValueError, TypeError, LookupError, SafetensorError) as error:
         raise UserError(f"the weights in {folder} cannot be read: {again}") from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flat(params: dict[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
-    arrays: dict[str, np.ndarray] = {}
-    for name, value in params.items():
-        if isinstance(value, dict):
-            arrays |= _flat(value, f"{prefix}{name}.")
-        else:
-            arrays[prefix + name] = np.ascontiguousarray(value, np.float32)
-    return arrays
-
-
-def _nested(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    params: dict[str, Any] = {}
-    for path, array in arrays.items():
-        *rooms, name = path.split(".")
-        node = params
-        for room in rooms:
-            node = node.setdefault(room, {})
-        node[name] = array
-    return params

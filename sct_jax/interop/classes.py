@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from sct_jax import trees
 from sct_jax.interop import edm2_names, edm_names, names, openai_names
 
 NVIDIA_HEAD = 64  # channels of an attention head in their ADM
@@ -58,19 +59,12 @@ def state_dict(model: Any, spec: Any, params: Any) -> dict[str, np.ndarray]:
 
 def own_names(params: Any) -> dict[str, np.ndarray]:
     """``{"blocks.0.first.weight": ...}``: the paths of our own tree, joined by dots."""
-    return {".".join(path): np.asarray(leaf) for path, leaf in names.leaves(params)}
+    return {name: np.asarray(leaf) for name, leaf in trees.flat(params).items()}
 
 
 def from_own_names(arrays: dict[str, Any]) -> dict[str, Any]:
     """The tree whose :func:`own_names` these are."""
-    tree: dict[str, Any] = {}
-    for name, value in arrays.items():
-        *path, leaf = name.split(".")
-        node = tree
-        for key in path:
-            node = node.setdefault(key, {})
-        node[leaf] = value
-    return tree
+    return trees.nested(arrays)
 
 
 def _edm(model: Any, spec: Any) -> Original:

@@ -7,7 +7,8 @@ TCM's network lies directly in its preconditioner: its names lack the `unet.` th
 import re
 from typing import Any
 
-from sct_jax.interop.names import AS_IS, CONV, LINEAR, Array, Entry, Layout, Path, interleaved_qkv, leaves, pointwise
+from sct_jax.interop.names import AS_IS, CONV, LINEAR, Array, Entry, Layout, interleaved_qkv, pointwise
+from sct_jax.trees import Path, leaves
 
 NETWORK = "unet."
 _FOURIER = {"frequencies": "freqs", "phases": "phases"}

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from sct_jax.interop.names import AS_IS, CONV, LINEAR, Entry, Layout, Path, interleaved_qkv, leaves, pointwise
+from sct_jax.interop.names import AS_IS, CONV, LINEAR, Entry, Layout, interleaved_qkv, pointwise
+from sct_jax.trees import Path, leaves
 
 _STAGE = {"encoder": "enc", "decoder": "dec"}
 _LAYER = {"residual": "aux_residual", "skip": "aux_skip", "out_norm": "aux_norm", "out_conv": "aux_conv"}

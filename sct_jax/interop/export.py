@@ -48,7 +48,7 @@ def export_checkpoint(
         facts = write_sampler(model, out, generate.steps_of_a_sample(model.config) if steps is None else steps)
     card = cards.make(weights.source(found), model.config) | {"export": facts}
     place = _card_place(out)
-    files.write_text(place, json.dumps(card, indent=2, allow_nan=False) + "\n")
+    files.write_json(place, card, allow_nan=False)
     return [*(out.parent / name for name in facts["files"]), place]
 
 

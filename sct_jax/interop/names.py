@@ -6,16 +6,16 @@ it, how the array changes. Numpy in, numpy out: PyTorch is not needed. PyTorch's
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sct_jax.errors import UserError
 from sct_jax.interop.diagnosis import explain
+from sct_jax.trees import Path, leaves
 
 Array = np.ndarray
-Path = tuple[str, ...]
 StateDict = Mapping[str, Array]
 # What wrappers put before every name: a preconditioner (NVIDIA), a trainer, data parallelism.
 PREFIXES = ("module.", "model.", "net.")
@@ -132,15 +132,6 @@ def without_prefix(state_dict: StateDict) -> dict[str, Array]:
             break
         arrays = {name.removeprefix(found[0]): value for name, value in arrays.items()}
     return arrays
-
-
-def leaves(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """(path, leaf) of a nested dict, in its order; a leaf is whatever is not a dict (an array, a shape)."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, (*path, str(key)))
-        else:
-            yield (*path, str(key)), value
 
 
 def _at(tree: Any, path: Path) -> Any:

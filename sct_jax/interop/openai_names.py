@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from sct_jax.interop.names import AS_IS, CONV, LINEAR, Entry, Layout, Path, leaves, pointwise
+from sct_jax.interop.names import AS_IS, CONV, LINEAR, Entry, Layout, pointwise
 from sct_jax.models.unet import entry_names
+from sct_jax.trees import Path, leaves
 
 _TOP = {
     "map_layer0": "time_embed.0",

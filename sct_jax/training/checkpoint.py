@@ -5,7 +5,6 @@
 them (``training.saver``).
 """
 
-import json
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -132,7 +131,7 @@ def write_weights(
         ocp.Checkpointer(ocp.CompositeCheckpointHandler()).save(place, args=ocp.args.Composite(**items))
     except Exception as error:
         raise UserError(f"saving weights into {workdir} failed ({first_line(error)})") from error
-    files.write_text(workdir / "config.json", json.dumps(meta["config"], indent=2) + "\n")
+    files.write_json(workdir / "config.json", meta["config"])
     return place
 
 

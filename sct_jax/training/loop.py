@@ -1,7 +1,6 @@
 """The training loop: thin, because everything that matters is a function of ``(state, batch)``."""
 
 import contextlib
-import json
 import math
 import sys
 import time
@@ -263,7 +262,7 @@ def _all_finite(tree: Any) -> jax.Array:
 
 
 def _describe(workdir: Path, config: config_lib.Config, params: Any) -> None:
-    files.write_text(workdir / "config.json", json.dumps(config_lib.to_dict(config), indent=2) + "\n")
+    files.write_json(workdir / "config.json", config_lib.to_dict(config))
     overview = parameter_overview.get_parameter_overview(params, include_stats=False)
     files.write_text(workdir / "parameters.txt", overview + "\n")
 
