@@ -22,6 +22,7 @@ from sct_jax.model import Model
 
 MOST_SAMPLES = {Evaluator: 10_000, MixtureEvaluator: 1000}  # unless asked for
 TITLES = {"fid": "FID", "fd_dinov2": "FD-DINOv2"}
+UNTOLD = "how images were resized: EDM's and ADM's as here, pytorch-fid's and clean-fid's otherwise, which shifts FID"
 STANDARD_SAMPLES = 50_000  # of the metrics on feature networks: what published numbers are of
 
 
@@ -37,7 +38,7 @@ class Meter:
       options: of sampling: ``noise``, ``eta``, ``guide``, ``omega``, ``batch_size``.
 
     Attributes:
-      note: one line on what is left out that is measured usually, and why; or empty.
+      notes: a line each on what is left out that is measured usually, and on references that do not tell what they are.
 
     Raises:
       UserError: for metrics, data, weights or references that are not there or do not fit; before anything is drawn.
@@ -53,7 +54,7 @@ class Meter:
         data_path: str = "",
         options: dict[str, Any] | None = None,
     ):
-        self.model, self.note = model, ""
+        self.model, self.notes = model, list[str]()
         references, features = [str(file) for file in references], str(features)
         self._options = dict(options or {})
         bad, omega = model.check_guide(self._options.get("guide"), self._options.get("omega"))
@@ -79,6 +80,9 @@ class Meter:
             self.network = open_network_metrics(standard, references, features, model.spec)
         elif metrics is None and pictures:
             self.network = self._usual(references, features)
+        for reference in self.network.references.values() if self.network else ():
+            if not reference.version:
+                self.notes.append(f"the statistics of {reference.space} features do not tell {UNTOLD}")
         wanted = replace(self.network.wanted if self.network else Wanted(), images=self.offline is not None)
         spaces = self.network.spaces if self.network else {}
         self._embedding = Embedding(spaces, wanted, model.mesh) if pictures else None
@@ -205,7 +209,7 @@ class Meter:
             raise UserError(next(iter(complaints.values())))
         if complaints and len(found) < max(1, len(references)):
             name, reason = next(iter(complaints.items()))
-            self.note = f"{TITLES[name]} is left out: {reason}"
+            self.notes.append(f"{TITLES[name]} is left out: {reason}")
         return joined(found)
 
 

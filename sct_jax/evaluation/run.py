@@ -76,8 +76,8 @@ def evaluate_checkpoint(
         options={"noise": noise, "eta": eta, "guide": guide, "omega": omega, "batch_size": batch_size},
     )
     num = meter.checked_num(num)
-    if meter.note:
-        say(meter.note)
+    for note in meter.notes:
+        say(note)
     draws = [(int(seed), repeat * num) for seed in seeds for repeat in range(repeats)]
     results = []
     for count in counts:

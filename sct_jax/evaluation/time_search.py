@@ -80,6 +80,8 @@ def search_times(
         options=options,
     )
     num = meter.checked_num(num)
+    for note in meter.notes:
+        say(note)
     sign = -1.0 if metric in HIGHER_IS_BETTER else 1.0
 
     def measure(times: Times) -> float:

@@ -310,9 +310,13 @@ def test_a_reference_that_no_weights_are_there_for_is_noted(tiny_run, spaces, tm
     monkeypatch.setattr(network_metrics, "open_space", open_space)
     real = [str(gaussian_reference(space, tmp_path / f"{name}.npz")) for name, space in spaces.items()]
     model = sct_jax.load(tiny_run)
-    assert meter.Meter(model, references=real).note == "FD-DINOv2 is left out: no weights of dinov2"
-    assert meter.Meter(model, references=real[:1]).note == ""
-    assert "statistics of dinov2 features" in meter.Meter(model, references=real[1:]).note  # offline metrics go on
+    assert meter.Meter(model, references=real).notes == ["FD-DINOv2 is left out: no weights of dinov2"]
+    assert meter.Meter(model, references=real[:1]).notes == []
+    assert "statistics of dinov2 features" in meter.Meter(model, references=real[1:]).notes[0]  # offline metrics go on
+    with np.load(real[0]) as own:
+        np.savez(tmp_path / "moments.npz", mu=own["mu"], sigma=own["sigma"])
+    (note,) = meter.Meter(model, references=[tmp_path / "moments.npz"]).notes
+    assert note.startswith("the statistics of inception features do not tell how images were resized")
     file = gaussian_reference(spaces["inception"], tmp_path / "large.npz", resolution=16)
     with pytest.raises(UserError, match="images of 16 pixels"):
         meter.Meter(model, references=[str(file)])
