@@ -5,7 +5,7 @@
 1. Correct: the losses of a few training steps (MLP and U-Net, EDM, ECT and SCT with each source of references) on the
    accelerator against the CPU's.
 2. Fast: training step and sampling of the CIFAR-10 network in float32, TF32 and bfloat16 at batch 128; SCT's cost over
-   ECT, and that of each source.
+   ECT, and that of each source; 50,000 samples drawn and seen by Inception, and the metrics on them.
 3. Learns: a short Fashion-MNIST run, EDM and then SCT, with its samples and offline metrics.
 
 Writes one JSON for each part and ``summary.json`` into the folder, and goes on when a part fails. ``--quick`` makes
@@ -85,21 +85,13 @@ def call(*command: str) -> float:
 
 
 def speed(out: Path, quick: bool, peer: list[str]) -> dict:
-    size = ["--batch", "128"]
+    size, samples = ["--batch", "128"], ["--num", "50000", "--batch", "500", "--rows", "10000"]
     if quick:
-        size = [
-            "--batch",
-            "8",
-            "--repeats",
-            "2",
-            "--modes",
-            "float32",
-            "--set",
-            "model.channels=8",
-            "model.num_blocks=1",
-        ]
-        peer = []
+        tiny, peer = ["--set", "model.channels=8", "model.num_blocks=1"], []
+        size = ["--batch", "8", "--repeats", "2", "--modes", "float32", *tiny]
+        samples = ["--num", "8", "--batch", "4", *tiny]
     seconds = {"step": call("benchmarks/train_step.py", *size, "--out", str(out / "train_step.json"), *peer)}
+    seconds["evaluation"] = call("benchmarks/evaluation.py", *samples, "--out", str(out / "evaluation.json"))
     if not quick:
         seconds["sct_cost"] = call("benchmarks/sct_cost.py", "--step-batch", "128", "--out", str(out / "sct_cost.json"))
         table = ["--out", str(out / "reference_cost.json"), "--table", str(out / "reference_cost.md")]
