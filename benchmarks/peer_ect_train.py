@@ -28,6 +28,8 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         give_dropout_its_state()
+    torch.backends.cudnn.benchmark = True  # as its loop sets them
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.manual_seed(args.seed)
     with safe_open(str(args.weights), "pt") as file:
         kwargs = json.loads(file.metadata()["kwargs"])
@@ -42,6 +44,8 @@ def main() -> None:
     one_hot = torch.nn.functional.one_hot(labels.long(), kwargs["label_dim"]).to(torch.float32)
     rng = np.random.default_rng(args.seed)
     args.out.mkdir(parents=True)
+    versions = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": device.type}
+    (args.out / "versions.json").write_text(json.dumps(versions))
     for step in range(1, args.steps + 1):
         if (step - 1) % args.stage_steps == 0:
             loss_of.update_schedule((step - 1) // args.stage_steps)
@@ -49,7 +53,7 @@ def main() -> None:
         images = pixels[chosen].to(device).to(torch.float32) / 127.5 - 1
         loss = loss_of(net=network, images=images, labels=one_hot[chosen].to(device)).mean()
         update(network, average, optimizer, loss, args.ema)
-        if step % args.every == 0:
+        if step % args.every == 0 or step == args.steps:
             aside = args.out / "aside.part"
             torch.save(average.state_dict(), aside)
             os.replace(aside, args.out / f"{step}.pt")

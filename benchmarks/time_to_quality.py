@@ -5,9 +5,10 @@
 
 One diffusion model is trained here (configs/fashion_mnist_edm.py, not counted). For each seed three commands then tune
 it, one after the other, with the same network, batch, stages, RAdam and average, in float32, without augmentation. The
-clock of a run begins with its command: imports, compiling and saving count, evaluation does not.
+clock of a run begins with its command and is read where a save is whole: imports, compiling (nothing is compiled
+before) and saving count, evaluation does not. Seconds of the processor are those of the whole command.
 Each saved average is read, sampled from in one step and measured by this package (PyTorch's through `sct-jax import`).
-Runs and measurements that are there already in `--runs` are not made again. Writes OUT.json, OUT.md and OUT.svg.
+Runs and measurements of the same settings that are in `--runs` are not made again. Writes OUT.json, OUT.md and OUT.svg.
 """
 
 import argparse
@@ -17,7 +18,9 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ from svg import stand_alone
 from sct_jax import config as config_lib
 from sct_jax import files
 from sct_jax.data import open_source
+from sct_jax.data.arrays import DEBIAN_FASHION_MNIST
 from sct_jax.evaluation.provenance import provenance
 from sct_jax.evaluation.run import evaluate_checkpoint
 from sct_jax.interop import import_to
@@ -45,7 +49,7 @@ QUIET = "sampling.every_steps=0 evaluation.every_steps=0 evaluation.target_queri
 
 def main() -> None:
     args = parse()
-    args.runs.mkdir(parents=True, exist_ok=True)
+    check_settings(args)
     prepare(args)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in METHODS}
     for seed in map(int, args.seeds.split(",")):
@@ -76,6 +80,16 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def check_settings(args: argparse.Namespace) -> None:
+    """Writes into ``--runs`` what its results depend on; stops where that is not what they were made with."""
+    names = ("steps", "every", "stage_steps", "lr", "ema", "num", "data", "model", "edm")
+    settings, note = {name: getattr(args, name) for name in names}, args.runs / "settings.json"
+    if not note.exists():
+        files.write_json(note, settings)
+    elif json.loads(note.read_text()) != settings:
+        raise SystemExit(f"{note} has other settings than these: use another --runs, or remove {args.runs}")
+
+
 def prepare(args: argparse.Namespace) -> None:
     """The diffusion model, its weights under ECT's names, and the images as PyTorch has them."""
     sct_jax("train", *config(args, "edm", *args.edm), "--workdir", str(args.runs / "edm"))
@@ -89,8 +103,12 @@ def prepare(args: argparse.Namespace) -> None:
         files.write(images(args), lambda aside: np.savez(aside, images=pixels, labels=labels))
 
 
+def data_of(args: argparse.Namespace) -> Any:
+    return config_lib.load_config(ROOT / "configs" / f"{args.data}_edm.py", pairs(args.model)).data
+
+
 def opened(args: argparse.Namespace) -> Any:
-    data = config_lib.load_config(ROOT / "configs" / f"{args.data}_edm.py", pairs(args.model)).data
+    data = data_of(args)
     return open_source(data.source, data.path, split=data.split, image_size=data.image_size)
 
 
@@ -121,15 +139,34 @@ def run(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
         return json.loads(note.read_text())
     if folder.exists():
         raise SystemExit(f"{folder} is of a run that did not end: remove it")
-    used, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
-    subprocess.run(command(args, name, seed, folder), check=True)
-    took, after = time.time() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    result = {"folder": str(folder), "seconds": took}
-    result["processor_seconds"] = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
-    result["saved"] = sorted((int(path.stem), path.stat().st_mtime - began) for path in kept(folder))
-    print(f"{name}, seed {seed}: {took:.0f} s, {result['processor_seconds']:.0f} s of the processor", flush=True)
+    used, load = children_seconds(), os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as cache:  # of compiled programs
+        began = time.time()
+        subprocess.run(command(args, name, seed, folder), check=True, env=os.environ | {"XDG_CACHE_HOME": cache})
+    saved = sorted((int(path.stem), whole_at(path) - began) for path in kept(folder))
+    versions = folder / "versions.json"
+    result = {
+        "folder": str(folder),
+        "seconds": saved[-1][1],
+        "processor_seconds": children_seconds() - used,
+        "load_before": load,
+        "saved": saved,
+        "versions": json.loads(versions.read_text()) if versions.exists() else None,
+    }
+    print(f"{name}, seed {seed}: {result['seconds']:.0f} s", flush=True)
     files.write_json(note, result)
     return result
+
+
+def children_seconds() -> float:
+    """Of the processor, of all children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def whole_at(path: Path) -> float:
+    """When a checkpoint was saved whole: later something is noted in our folder of it."""
+    return (path / "commit_success.txt" if path.is_dir() else path).stat().st_mtime
 
 
 def command(args: argparse.Namespace, name: str, seed: int, folder: Path) -> list[str]:
@@ -163,32 +200,28 @@ def measure(args: argparse.Namespace, folder: Path, step: int, at: float) -> dic
             made = folder / f"imported-{step}"
             if not made.exists():
                 import_to(folder / f"{step}.pt", made, method="ect", image_size=opened(args).spec.image_size)
-        where = config_lib.load_config(ROOT / "configs" / f"{args.data}_edm.py", {}).data
-        path = "" if (folder / "checkpoints").is_dir() else where.path or "/usr/share/datasets/fashion-mnist"
+        data = data_of(args)
+        path = data.path or (DEBIAN_FASHION_MNIST if data.source == "idx" else data.source)
         found = evaluate_checkpoint(made, steps=[1], num=args.num, metrics=METRICS, data_path=path)
         files.write_json(note, {key: found["results"][0][key] for key in METRICS} | {"floor": found["floor"]})
     return {"step": step, "seconds": at} | json.loads(note.read_text())
 
 
 def reached(curve: list[dict[str, Any]], metric: str, level: float) -> float:
-    """Seconds at which a curve first is at ``level``, between two points linear in time and log; NaN: never."""
-    before = None
-    for row in curve:
+    """Seconds at which a curve that begins above ``level`` is at it, between two points linear in time and log."""
+    for before, row in pairwise(curve):
         if row[metric] <= level:
-            if before is None:
-                return row["seconds"]
             part = math.log(before[metric] / level) / math.log(before[metric] / row[metric])
             return before["seconds"] + part * (row["seconds"] - before["seconds"])
-        before = row
-    return math.nan
+    raise ValueError(f"{metric} is never {level}")
 
 
 def levels(results: dict[str, list[dict[str, Any]]], metric: str) -> list[float]:
-    """Up to five round values between the worst first and the worst best of all runs."""
+    """Up to five values that every run passes: under the best first measurement, down to the worst of the best."""
     curves = [[row[metric] for row in each["curve"]] for runs in results.values() for each in runs]
-    low, high = max(map(min, curves)), max(curve[0] for curve in curves)
+    low, high = max(map(min, curves)), min(curve[0] for curve in curves)
     found = {float(f"{low * (high / low) ** (index / 5):.2g}") for index in range(5)}
-    return sorted((level for level in found if level >= low), reverse=True)
+    return sorted((level for level in found if low <= level < high), reverse=True)
 
 
 def write(args: argparse.Namespace, results: dict[str, list[dict[str, Any]]]) -> None:
@@ -199,9 +232,8 @@ def write(args: argparse.Namespace, results: dict[str, list[dict[str, Any]]]) ->
     for metric in METRICS[:2]:
         for level in levels(results, metric):
             row = [[reached(each["curve"], metric, level) for each in results[name]] for name in METHODS]
-            means = [float(np.mean(values)) for values in row]
-            cells = ["never" if math.isnan(np.mean(values)) else spread(values) for values in row]
-            ratios = ["–" if math.isnan(means[0] / mean) else f"{means[0] / mean:.2f}" for mean in means[1:]]
+            cells = [spread(values) for values in row]
+            ratios = [f"{np.mean(row[0]) / np.mean(values):.2f}" for values in row[1:]]
             lines.append(f"| {metric} {level:g} | {' | '.join(cells + ratios)} |")
     ends = [f"| after {steps:,} steps | {' | '.join(METHODS)} |", "|---|" + "---:|" * 3]
     for metric in METRICS:
@@ -221,9 +253,9 @@ def write(args: argparse.Namespace, results: dict[str, list[dict[str, Any]]]) ->
     facts["huge_pages"] = "hugetlb=1" in os.environ.get("GLIBC_TUNABLES", "")
     files.write_json(f"{args.out}.json", {"results": results, "provenance": facts})
     files.write_text(f"{args.out}.svg", stand_alone(chart, series))
-    made = f"python benchmarks/time_to_quality.py --peer ECT --seeds {args.seeds}"
+    facts["peer_versions"] = results[METHODS[0]][0]["versions"]
     commit = facts["commit"]["hash"][:12] if facts["commit"] else "unknown"
-    text = [*lines, "", *ends, "", f"Made by `{made}` at commit {commit}."]
+    text = [*lines, "", *ends, "", f"Made by `python benchmarks/{' '.join(facts['command'])}` at commit {commit}."]
     text += ["", f"![{METRICS[0]} against seconds]({Path(args.out).name}.svg)"]
     print(files.write_text(f"{args.out}.md", "\n".join(text) + "\n"))
 

@@ -37,7 +37,7 @@ from sct_jax.sampling.generate import Generator
 from sct_jax.training import assembly, mesh
 
 HERE = Path(__file__).resolve().parent
-PRECISION = {"float32": ("highest", "float32"), "tf32": ("high", "float32"), "bfloat16": ("high", "bfloat16")}
+PRECISION = {"float32": ("highest", "float32"), "tf32": ("high", "tf32"), "bfloat16": ("high", "bfloat16")}
 PEAK = {"float32": "float32 highest", "tf32": "float32 high", "bfloat16": "bfloat16"}
 SPECS = {"cifar10": DataSpec(32, 3, 10, 50_000), "imagenet64": DataSpec(64, 3, 1000, 1_281_167)}
 

@@ -15,7 +15,6 @@ from sct_jax.errors import UserError
 MANIFEST = "manifest.json"
 PROGRESS = "progress"  # folder of the records of finished shards, while the others are written
 _OPTIONS = "group_size:1,uncompressed"  # random access, one record at a time
-_BLOCK = 2**22
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,10 @@ from sct_jax.model import Model
 
 MOST_SAMPLES = {Evaluator: 10_000, MixtureEvaluator: 1000}  # unless asked for
 TITLES = {"fid": "FID", "fd_dinov2": "FD-DINOv2"}
-UNTOLD = "how images were resized: EDM's and ADM's as here, pytorch-fid's and clean-fid's otherwise, which shifts FID"
+UNTOLD = (
+    "the reference does not tell how images were resized: as here in EDM's, EDM2's and ADM's, otherwise in "
+    "pytorch-fid's and clean-fid's, which shifts FID"
+)
 STANDARD_SAMPLES = 50_000  # of the metrics on feature networks: what published numbers are of
 
 
@@ -80,9 +83,9 @@ class Meter:
             self.network = open_network_metrics(standard, references, features, model.spec)
         elif metrics is None and pictures:
             self.network = self._usual(references, features)
-        for reference in self.network.references.values() if self.network else ():
-            if not reference.version:
-                self.notes.append(f"the statistics of {reference.space} features do not tell {UNTOLD}")
+        given = self.network.references if self.network else {}
+        if "inception" in given and not given["inception"].version:
+            self.notes.append(UNTOLD)
         wanted = replace(self.network.wanted if self.network else Wanted(), images=self.offline is not None)
         spaces = self.network.spaces if self.network else {}
         self._embedding = Embedding(spaces, wanted, model.mesh) if pictures else None

@@ -48,7 +48,7 @@ def evaluate_checkpoint(
       profile: EMA profile, empty for the first.
       data_path: where the data lies now, if not where the config says.
       noise: as ``eta``, ``guide`` and ``omega``, see :meth:`sct_jax.model.Model.sample`.
-      say: told in one line what is left out.
+      say: told what is left out, and what a reference does not tell, in a line each.
 
     Returns:
       ``{"results": [{"sampling_steps", metric: mean, metric_std: spread over repetitions, "per_seed": […]}], "floor":

@@ -52,7 +52,7 @@ def search_times(
       high: greatest noise level to try.
       tolerance: in ln t.
       tries: candidates at most.
-      say: told each candidate as it is measured, one line.
+      say: told what a reference does not tell, and each candidate as it is measured, in a line each.
 
     The others are those of :func:`sct_jax.evaluation.run.evaluate_checkpoint`.
 

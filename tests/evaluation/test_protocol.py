@@ -316,7 +316,13 @@ def test_a_reference_that_no_weights_are_there_for_is_noted(tiny_run, spaces, tm
     with np.load(real[0]) as own:
         np.savez(tmp_path / "moments.npz", mu=own["mu"], sigma=own["sigma"])
     (note,) = meter.Meter(model, references=[tmp_path / "moments.npz"]).notes
-    assert note.startswith("the statistics of inception features do not tell how images were resized")
+    assert note.startswith("the reference does not tell how images were resized")
+
+    def stop(line):
+        raise InterruptedError(line)
+
+    with pytest.raises(InterruptedError, match="does not tell how"):  # the search says so too, before it draws
+        time_search.search_times(tiny_run, num=100, references=[tmp_path / "moments.npz"], say=stop)
     file = gaussian_reference(spaces["inception"], tmp_path / "large.npz", resolution=16)
     with pytest.raises(UserError, match="images of 16 pixels"):
         meter.Meter(model, references=[str(file)])
