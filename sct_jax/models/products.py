@@ -135,5 +135,6 @@ def _gains(x: jax.Array, kernel: jax.Array) -> bool:
     """Whether a CPU gains: float32, and so many channels and tiles that the transforms cost less than they save."""
     if not x.dtype == kernel.dtype == jnp.float32:
         return False
-    tiles = x.shape[0] * math.prod(-(-size // winograd.TILE) for size in x.shape[1:3])
+    batch = x.shape[0] if isinstance(x.shape[0], int) else 1  # an exported program has any number of images
+    tiles = batch * math.prod(-(-size // winograd.TILE) for size in x.shape[1:3])
     return min(kernel.shape[2:]) >= LEAST_CHANNELS and tiles >= LEAST_TILES

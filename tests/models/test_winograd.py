@@ -86,3 +86,11 @@ def test_the_layer_gives_a_convolutions_gradients():
     np.testing.assert_allclose(result, expected, atol=2e-4)
     for found, wanted in zip(pull(g), expected_pull(g), strict=True):
         np.testing.assert_allclose(found, wanted, atol=2e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("size", [8, 16])
+def test_a_program_for_any_number_of_images_can_be_exported(size):
+    images, kernel = jax.random.normal(jax.random.key(0), (3, size, size, 32)), jnp.ones((3, 3, 32, 32))
+    any_number = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("b"), *images.shape[1:]), jnp.float32)
+    program = jax.export.export(jax.jit(products.convolve))(any_number, kernel)
+    np.testing.assert_allclose(program.call(images, kernel), products.convolve(images, kernel), rtol=1e-4, atol=1e-4)
