@@ -39,6 +39,9 @@ def export_checkpoint(
         raise UserError("--steps belongs to --format stablehlo: weights are the same for any number of steps")
     if kind == "stablehlo" and out.suffix == ".safetensors":
         raise UserError(f"--out {out}: the weights go beside the program as .safetensors; name it .stablehlo")
+    beside = out.with_suffix(".safetensors")
+    if kind == "stablehlo" and beside.exists() and not out.exists():
+        raise UserError(f"--out {out}: its weights go to {beside}, which holds others: choose another name")
     files.check_writable(out)
     found = weights.load(checkpoint, profile)
     model = from_weights(found, str(checkpoint))

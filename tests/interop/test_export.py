@@ -258,3 +258,12 @@ def test_a_wrong_call_is_one_line(sct_jax_command, workdir, tmp_path, arguments,
         given += [] if option in given else [option, value]
     assert complaint in sct_jax_command("export", *given).complaint
     assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_belong_to_no_program_are_not_written_over(sct_jax_command, workdir, tmp_path):
+    (tmp_path / "sct.safetensors").write_bytes(b"others")
+    out = ("--format", "stablehlo", "--out", tmp_path / "sct.stablehlo")
+    finished = sct_jax_command("export", "--checkpoint", workdir, *out)
+    assert finished.status == 2
+    assert "choose another name" in finished.complaint
+    assert (tmp_path / "sct.safetensors").read_bytes() == b"others"
