@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from ect_vs_sct import pairs
+from common import made_by, pairs, spread
 from svg import stand_alone
 
 from sct_jax import config as config_lib
@@ -204,14 +204,6 @@ def _how(row: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def spread(values: list[float | None]) -> str:
-    """Mean ± sample standard deviation, or a dash where the metric does not apply."""
-    if any(value is None for value in values):
-        return "–"
-    digits = 4 if abs(np.mean(values)) < 0.1 else 3
-    return f"{np.mean(values):.{digits}f}" + (f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else "")
-
-
 def curves(results: dict[str, list[dict[str, Any]]], metric: str) -> str:
     """A stand-alone SVG of ``metric`` against training steps, one- and two-step sampling, means over seeds; or ""."""
     series = []
@@ -257,8 +249,7 @@ def main() -> None:
             results[name].append(train_one(args, seed, variant, folder))
         print(f"seed {seed} done after {time.time() - began:.0f} s\n{table(results, metrics)}", flush=True)
     facts = provenance(seeds=args.seeds, overrides={group: getattr(args, group) for group in ("all", "edm", "tune")})
-    commit = facts["commit"]["hash"][:12] if facts["commit"] else "unknown"
-    made = f"Made by `python benchmarks/{' '.join(facts['command'])}` at commit {commit}; mean ± spread over the seeds."
+    made = f"{made_by(facts)}; mean ± spread over the seeds."
     chart = curves(results, metrics[0])
     if chart:
         files.write_text(f"{args.out}.svg", chart)

@@ -8,13 +8,13 @@ of `--repeats`; the error is the root mean square of the difference to XLA's ove
 
 import argparse
 import os
-import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from timing import seconds
 
 from sct_jax import files
 from sct_jax.evaluation.provenance import provenance
@@ -30,14 +30,9 @@ def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def least(call: Callable[..., jax.Array], given: tuple[jax.Array, ...], repeats: int) -> tuple[jax.Array, float]:
-    """The result of a jitted function and the least seconds of a call, after one that compiles."""
-    jitted, times = jax.jit(call), []
-    result = jax.block_until_ready(jitted(*given))
-    for _ in range(repeats):
-        began = time.perf_counter()
-        jax.block_until_ready(jitted(*given))
-        times.append(time.perf_counter() - began)
-    return result, min(times)
+    """The result of a jitted function and the least seconds of a call, after those that warm up."""
+    jitted = jax.jit(call)
+    return jitted(*given), seconds(lambda: jitted(*given), repeats, jax.block_until_ready)["least"]
 
 
 def compare(shape: tuple[int, int, int, int], repeats: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import made_by, pairs
 
 from sct_jax import config as config_lib
 from sct_jax import files
@@ -42,10 +43,6 @@ def measure(workdir: Path, steps: list[int], num: int | None) -> dict[str, Any]:
     result = evaluate_checkpoint(workdir, steps=steps, num=num, seeds=(0, 1, 2), metrics=METRICS)
     files.write_json(path, result)
     return result
-
-
-def pairs(texts: list[str]) -> dict[str, str]:
-    return dict(text.split("=", 1) for text in texts)
 
 
 def table(rows: dict[str, list[dict[str, Any]]], seconds: dict[str, list[float]]) -> str:
@@ -102,8 +99,7 @@ def main() -> None:
     )
     result = {"results": rows, "training_seconds": seconds, "provenance": facts}
     files.write_json(f"{args.out}.json", result)
-    commit = facts["commit"]["hash"][:12] if facts["commit"] else "unknown"
-    text = f"{table(rows, seconds)}\n\nMade by `python benchmarks/{' '.join(facts['command'])}` at commit {commit}.\n"
+    text = f"{table(rows, seconds)}\n\n{made_by(facts)}.\n"
     files.write_text(f"{args.out}.md", text)
     print(text)
 

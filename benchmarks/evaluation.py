@@ -15,6 +15,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from common import pairs
 
 from sct_jax import config as config_lib
 from sct_jax import files, models
@@ -58,7 +59,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=0, help="rows for the metrics of pairs, at most --num")
     parser.add_argument("--out")
     args = parser.parse_args()
-    config = config_lib.load_config(args.config, dict(item.split("=", 1) for item in args.set))
+    config = config_lib.load_config(args.config, pairs(args.set))
     spec = DataSpec(32, 3, 10, 50_000)
     params = jax.jit(models.build(config.model, spec).init)(jax.random.key(0))
     model = Model(config, spec, params)

@@ -23,10 +23,8 @@ from timing import seconds
 
 def main() -> None:
     args = parse()
-    sys.path.insert(0, str(args.peer.resolve()))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = start(args.peer)
     if device.type == "cpu":
-        give_dropout_its_state()
         torch.set_num_threads(args.threads or torch.get_num_threads())
     rows = []
     for mode in args.modes:
@@ -43,6 +41,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peer", type=Path, required=True)
     parser.add_argument("--channels", type=int, default=128)
     parser.add_argument("--channel-mult", type=int, nargs="+", default=[2, 2, 2])
+    parser.add_argument("--num-blocks", type=int, default=4)
+    parser.add_argument("--attention", type=int, nargs="*", default=[16], help="resolutions")
+    parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--sample-batch", type=int, default=0, help="0: the batch")
     parser.add_argument("--repeats", type=int, default=5)
@@ -57,7 +58,6 @@ def measure(args: argparse.Namespace, device: torch.device, mode: str) -> dict[s
     from training.networks import ECMPrecond
 
     best = mode != "shipped"
-    torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = best
     torch.manual_seed(0)
     network = ECMPrecond(
@@ -71,7 +71,9 @@ def measure(args: argparse.Namespace, device: torch.device, mode: str) -> dict[s
         resample_filter=[1, 1],
         model_channels=args.channels,
         channel_mult=args.channel_mult,
-        dropout=0.2,
+        num_blocks=args.num_blocks,
+        attn_resolutions=args.attention,
+        dropout=args.dropout,
     )
     network = network.train().requires_grad_(True).to(device)
     average = copy.deepcopy(network).eval().requires_grad_(False)
@@ -132,9 +134,16 @@ def update(
             mean.copy_(param.detach().lerp(mean, decay))
 
 
-def give_dropout_its_state() -> None:
-    """Without CUDA: its loss asks CUDA for the state that the dropout mask is drawn from."""
+def start(peer: Path) -> torch.device:
+    """Makes a checkout's modules importable and PyTorch as its loop sets it; the device to compute on."""
+    sys.path.insert(0, str(peer.resolve()))
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    # Its loss asks CUDA for the state that the dropout mask is drawn from.
     torch.cuda.get_rng_state, torch.cuda.set_rng_state = torch.get_rng_state, torch.set_rng_state
+    return torch.device("cpu")
 
 
 if __name__ == "__main__":

@@ -10,26 +10,20 @@ import argparse
 import copy
 import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from peer_ect import give_dropout_its_state, update
+from peer_ect import start, update
 from safetensors import safe_open
 
 
 def main() -> None:
     args = parse()
-    sys.path.insert(0, str(args.peer.resolve()))
+    device = start(args.peer)
     from training.loss import ECMLoss
     from training.networks import ECMPrecond
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cpu":
-        give_dropout_its_state()
-    torch.backends.cudnn.benchmark = True  # as its loop sets them
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.manual_seed(args.seed)
     with safe_open(str(args.weights), "pt") as file:
         kwargs = json.loads(file.metadata()["kwargs"])

@@ -9,6 +9,8 @@ Once with the sample's own clean image among the references (SCT's target: no bi
 import argparse
 from typing import Any
 
+from common import made_by
+
 from sct_jax import files
 from sct_jax.data.mixtures import MIXTURES
 from sct_jax.evaluation.oracle import target_moments
@@ -34,8 +36,7 @@ def main() -> None:
     }
     facts = provenance(mixture=args.mixture)
     files.write_json(f"{args.out}.json", found | {"provenance": facts})
-    commit = facts["commit"]["hash"][:12] if facts["commit"] else "unknown"
-    made = f"Made by `python benchmarks/{' '.join(facts['command'])}` at commit {commit}."
+    made = f"{made_by(facts)}."
     text = "\n\n".join([*(f"References {name}:\n\n{table(result)}" for name, result in found.items()), made])
     files.write_text(f"{args.out}.md", text + "\n")
     print(text)

@@ -25,8 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ablation import spread
-from ect_vs_sct import pairs
+from common import made_by, pairs, spread
 from svg import stand_alone
 
 from sct_jax import config as config_lib
@@ -253,9 +252,7 @@ def write(args: argparse.Namespace, results: dict[str, list[dict[str, Any]]]) ->
     facts["huge_pages"] = "hugetlb=1" in os.environ.get("GLIBC_TUNABLES", "")
     files.write_json(f"{args.out}.json", {"results": results, "provenance": facts})
     files.write_text(f"{args.out}.svg", stand_alone(chart, series))
-    facts["peer_versions"] = results[METHODS[0]][0]["versions"]
-    commit = facts["commit"]["hash"][:12] if facts["commit"] else "unknown"
-    text = [*lines, "", *ends, "", f"Made by `python benchmarks/{' '.join(facts['command'])}` at commit {commit}."]
+    text = [*lines, "", *ends, "", f"{made_by(facts)}."]
     text += ["", f"![{METRICS[0]} against seconds]({Path(args.out).name}.svg)"]
     print(files.write_text(f"{args.out}.md", "\n".join(text) + "\n"))
 

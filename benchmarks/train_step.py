@@ -26,6 +26,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from common import pairs
 from timing import seconds
 
 from sct_jax import config as config_lib
@@ -88,7 +89,7 @@ def measure(args: argparse.Namespace, mode: str) -> dict[str, Any]:
     """Seconds, operations, utilisation and memory of one mode."""
     precision, compute = PRECISION[mode]
     jax.config.update("jax_default_matmul_precision", precision)
-    given = dict(item.split("=", 1) for item in args.set)
+    given = pairs(args.set)
     given |= {"batch_size": str(args.batch), "model.compute_dtype": compute}
     config = config_lib.load_config(args.config, given)
     spec = SPECS["imagenet64" if "imagenet64" in args.config else "cifar10"]
@@ -142,17 +143,11 @@ def matrix_rate() -> float:
 
 def peer(args: argparse.Namespace) -> list[dict[str, Any]]:
     """ECT's rows; what its process said where it failed."""
-    model = config_lib.load_config(args.config, dict(item.split("=", 1) for item in args.set)).model
-    shape = ["--channels", str(model.channels), "--channel-mult", *map(str, model.channel_mult)]
-    command = [
-        args.peer_python,
-        str(HERE / "peer_ect.py"),
-        "--peer",
-        str(args.peer),
-        "--batch",
-        str(args.batch),
-        *shape,
-    ]
+    model = config_lib.load_config(args.config, pairs(args.set)).model
+    command = [args.peer_python, str(HERE / "peer_ect.py"), "--peer", str(args.peer), "--batch", str(args.batch)]
+    command += ["--channels", str(model.channels), "--channel-mult", *map(str, model.channel_mult)]
+    command += ["--num-blocks", str(model.num_blocks), "--dropout", str(model.dropout)]
+    command += ["--attention", *map(str, model.attention_resolutions)]
     command += ["--repeats", str(args.repeats), "--modes", *args.peer_modes]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

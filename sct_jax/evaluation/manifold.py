@@ -94,8 +94,8 @@ class Points:
         self.features, self.scale = features, scale
         centred = np.empty(features.shape, np.float32)
         norms = np.empty(len(features), np.float32)
-        for start, part in zip(range(0, len(features), CHUNK), _parts(features), strict=True):
-            values, rows = (part - centre) * scale, slice(start, start + CHUNK)
+        for rows in _parts(features):
+            values = (features[rows] - centre) * scale
             centred[rows], norms[rows] = values, np.sum(np.square(values), axis=1)
         self.device = Centred(jnp.asarray(centred), jnp.asarray(norms))
 
@@ -198,13 +198,13 @@ def _on_device(real: np.ndarray, fake: np.ndarray, k: int) -> tuple[Points, Poin
             raise UserError(f"balls to the neighbour {k} need at least {k + 1} {what}, got {len(features)}")
         check_finite(features, what)
     centre = (real.sum(axis=0, dtype=np.float64) + fake.sum(axis=0, dtype=np.float64)) / (len(real) + len(fake))
-    spread = float(np.mean([max(np.abs(part - centre).max() for part in _parts(x)) for x in (real, fake)]))
+    spread = float(np.mean([max(np.abs(x[rows] - centre).max() for rows in _parts(x)) for x in (real, fake)]))
     return Points(real, centre, 1 / (spread or 1.0)), Points(fake, centre, 1 / (spread or 1.0))
 
 
-def _parts(features: np.ndarray) -> Iterator[np.ndarray]:
-    """Rows in order, at most CHUNK at a time."""
-    return (features[start : start + CHUNK] for start in range(0, len(features), CHUNK))
+def _parts(features: np.ndarray) -> Iterator[slice]:
+    """All rows in order, at most CHUNK at a time."""
+    return (slice(start, start + CHUNK) for start in range(0, len(features), CHUNK))
 
 
 def _set_bits(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

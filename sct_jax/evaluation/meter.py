@@ -195,21 +195,20 @@ class Meter:
         Without weights it is noted what is left out; statistics that are given and of no use are a mistake.
         """
         found: list[NetworkEvaluator] = []
-        complaints: dict[str, str] = {}
-        missing = misfit = False
+        complaints: dict[str, UserError] = {}
         for name in FRECHET.values():
             try:
                 found.append(open_network_metrics([name], references, features, self.model.spec))
             except UserError as error:
-                complaints[name] = str(error)
-                missing |= isinstance(error, MissingWeights)
-                misfit |= not isinstance(error, MissingWeights | OtherSpace)
+                complaints[name] = error
             if not references:
                 break
+        missing = any(isinstance(error, MissingWeights) for error in complaints.values())
+        misfit = any(not isinstance(error, MissingWeights | OtherSpace) for error in complaints.values())
         if len(found) < len(references) and (misfit or (complaints and not missing)):
-            raise UserError("; ".join(dict.fromkeys(complaints.values())))
+            raise UserError("; ".join(dict.fromkeys(map(str, complaints.values()))))
         if not found and self.offline is None:
-            raise UserError(next(iter(complaints.values())))
+            raise next(iter(complaints.values()))
         if complaints and len(found) < max(1, len(references)):
             name, reason = next(iter(complaints.items()))
             self.notes.append(f"{TITLES[name]} is left out: {reason}")

@@ -62,11 +62,6 @@ def own_names(params: Any) -> dict[str, np.ndarray]:
     return {name: np.asarray(leaf) for name, leaf in trees.flat(params).items()}
 
 
-def from_own_names(arrays: dict[str, Any]) -> dict[str, Any]:
-    """The tree whose :func:`own_names` these are."""
-    return trees.nested(arrays)
-
-
 def _edm(model: Any, spec: Any) -> Original:
     """EDM's preconditioner, or ECT's where the boundary is shifted, over DDPM++/NCSN++ or ADM."""
     kwargs = _common(model, spec) | {

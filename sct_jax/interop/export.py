@@ -39,9 +39,8 @@ def export_checkpoint(
         raise UserError("--steps belongs to --format stablehlo: weights are the same for any number of steps")
     if kind == "stablehlo" and out.suffix == ".safetensors":
         raise UserError(f"--out {out}: the weights go beside the program as .safetensors; name it .stablehlo")
-    beside = out.with_suffix(".safetensors")
-    if kind == "stablehlo" and beside.exists() and not out.exists():
-        raise UserError(f"--out {out}: its weights go to {beside}, which holds others: choose another name")
+    if kind == "stablehlo" and _beside(out).exists() and not out.exists():
+        raise UserError(f"--out {out}: its weights go to {_beside(out)}, which holds others: choose another name")
     files.check_writable(out)
     found = weights.load(checkpoint, profile)
     model = from_weights(found, str(checkpoint))
@@ -87,7 +86,7 @@ def write_sampler(model: Model, out: Path, steps: int) -> dict[str, Any]:
     from sct_jax.interop import stablehlo
 
     times = model.times(steps)
-    beside = out.with_suffix(".safetensors")
+    beside = _beside(out)
     program = stablehlo.serialize(model, steps)
     _save(classes.own_names(model.params), beside, {"names": "sct_jax"})
     files.write(out, lambda aside: aside.write_bytes(program))
@@ -101,6 +100,11 @@ def write_sampler(model: Model, out: Path, steps: int) -> dict[str, Any]:
         "times": times,
         "files": [out.name, beside.name],
     }
+
+
+def _beside(out: Path) -> Path:
+    """Where the weights of a sampler lie."""
+    return out.with_suffix(".safetensors")
 
 
 def _save(arrays: dict[str, Any], out: Path, metadata: dict[str, str]) -> None:

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from sct_jax import models
-from sct_jax.interop.classes import from_own_names, own_names
+from sct_jax import models, trees
+from sct_jax.interop.classes import own_names
 from sct_jax.sampling.generate import Generator
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -51,6 +51,6 @@ def _program(model: Any, steps: int) -> Callable[..., jax.Array]:
     draw = Generator(denoise, shape, model.config, clip=model.spec.dtype == "uint8").program(steps)
 
     def sample(weights: dict[str, jax.Array], seed: jax.Array, index: jax.Array, *labels: jax.Array) -> jax.Array:
-        return draw(from_own_names(weights), seed, index, *labels)
+        return draw(trees.nested(weights), seed, index, *labels)
 
     return sample

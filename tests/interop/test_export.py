@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 import sct_jax
 from sct_jax import config as config_lib
-from sct_jax import models
+from sct_jax import models, trees
 from sct_jax.data import DataSpec
 from sct_jax.interop import classes, export, names, stablehlo
 from sct_jax.interop.imports import import_model
@@ -131,7 +131,7 @@ def test_what_no_project_has_keeps_our_names():
     params = random_weights(config, spec)
     arrays = classes.state_dict(config.model, spec, params)
     assert arrays["blocks.0.first.weight"].shape == (8, 8)
-    jax.tree.map(np.testing.assert_array_equal, classes.from_own_names(arrays), params)
+    jax.tree.map(np.testing.assert_array_equal, trees.nested(arrays), params)
 
 
 # StableHLO.
@@ -234,7 +234,7 @@ def test_the_verb_writes_weights_and_a_card_that_does_not_hide_another(sct_jax_c
     card = json.loads((tmp_path / "model.model_card.json").read_text())
     assert card["source"]["ema_profile"] == profile
     params = sct_jax.load(workdir, profile).params
-    jax.tree.map(np.testing.assert_array_equal, classes.from_own_names(load_file(out)), jax.device_get(params))
+    jax.tree.map(np.testing.assert_array_equal, trees.nested(load_file(out)), jax.device_get(params))
 
 
 @pytest.mark.parametrize(
