@@ -17,6 +17,11 @@ cuda_extra() {
 }
 
 case ${1:-} in -h | --help) help_of && exit ;; esac
-extra=$(cuda_extra)
+if [[ ${1:-} == --dry-run ]] && ! command -v nvidia-smi >/dev/null; then
+  echo "# no nvidia-smi here: as with a driver of CUDA 13"
+  extra=cuda13
+else
+  extra=$(cuda_extra)
+fi
 unset JAX_PLATFORMS
 train_here "$extra" "$@"

@@ -316,8 +316,8 @@ def _type_name(field: Field) -> str:
 
 def _import_file(path: Path) -> types.ModuleType:
     spec = importlib.util.spec_from_file_location(f"sct_jax_config_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise UserError(f"config {path} is not a .py file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):

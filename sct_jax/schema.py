@@ -208,7 +208,7 @@ SCHEMA: dict[str, Field] = {
     ),
     "log.every_steps": Field(100, "write metrics this often", low=1),
     "log.tensorboard": Field(True, "write TensorBoard events"),
-    "log.wandb_project": Field("", "also log to this Weights & Biases project (pip install 'sct-jax[wandb]')"),
+    "log.wandb_project": Field("", "also log to this Weights & Biases project (pip install wandb)"),
     "log.steps_per_dispatch": Field(0, "steps in one call of the device; 0: chosen by network and device", low=0),
     "sampling.steps": Field((1, 2), "numbers of network evaluations (EDM: of Heun steps) to sample with", low=1),
     "sampling.num_images": Field(64, "images in a grid while training", low=1),

@@ -368,6 +368,12 @@ def test_a_broken_file_is_named_with_what_is_wrong(tmp_path, text, named):
     assert named in message
 
 
+def test_a_file_that_is_no_python_is_said_so(tmp_path):
+    path = tmp_path / "environment.sh"
+    path.write_text("set -e")
+    assert complaint(config_lib.load_config, path) == f"config {path} is not a .py file"
+
+
 def test_a_misspelt_field_in_a_file_suggests_the_right_one(config_file):
     path = config_file("config.optimizer.lrr = 1e-3")
     message = complaint(config_lib.load_config, path)

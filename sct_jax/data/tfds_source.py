@@ -12,7 +12,7 @@ from sct_jax.data.spec import DataSpec, check_split, pad_to_size
 from sct_jax.errors import UserError
 
 INFO_FILE = "dataset_info.json"
-NEEDS_TENSORFLOW = "pip install 'sct-jax[tf]'"
+NEEDS_TENSORFLOW = "pip install -e '.[tf]'"
 
 
 class TfdsSource:

@@ -21,6 +21,14 @@ class Tried(NamedTuple):
     value: float
 
 
+class Found(NamedTuple):
+    """The best levels, all that were tried in their order, and whether tries were left when the search was done."""
+
+    best: Tried
+    tried: list[Tried]
+    done: bool
+
+
 class _Spent(Exception):
     """All tries are used up."""
 
@@ -54,8 +62,8 @@ def search(
     high: float,
     tolerance: float = 0.02,
     most: int = 40,
-) -> tuple[Tried, list[Tried]]:
-    """The best levels found, and all that were tried, in that order.
+) -> Found:
+    """The best levels found.
 
     ``start[0]`` stays; each other level is scanned over its whole range between its neighbours, then narrowed by
     golden sections (Kiefer, 1953) to ``tolerance`` in ln t. Of several levels this is repeated around the best,
@@ -78,7 +86,7 @@ def search(
     floor, top = math.log(low), math.log(min(high, start[0]))
     if top - floor < MARGIN * len(start):
         raise ValueError(f"no room for {len(start) - 1} levels between {low} and {high}")
-    ledger = _Ledger(measure, start[0], most)
+    ledger, done = _Ledger(measure, start[0], most), False
     try:
         ledger(_inside([math.log(t) for t in start[1:]], floor, top))
         for level in range(len(start) - 1):
@@ -91,9 +99,10 @@ def search(
                 centre = math.log(ledger.best.times[level + 1])
                 _golden(line, max(bounds[0], centre - WIDTH), min(bounds[1], centre + WIDTH), tolerance)
             gains = before - ledger.best.value > GAIN * abs(before)
+        done = True
     except _Spent:
         pass
-    return ledger.best, [Tried(*one) for one in ledger.tried.items()]
+    return Found(ledger.best, [Tried(*one) for one in ledger.tried.items()], done)
 
 
 def _scan(ledger: _Ledger, level: int, floor: float, top: float, tolerance: float) -> None:

@@ -30,7 +30,7 @@ def check_names(names: Sequence[str], every: Sequence[str], known: str = "known"
     """Raises a UserError for a metric that is not one of ``every``, with the nearest that is."""
     for name in names:
         if name not in every:
-            near = difflib.get_close_matches(name, every, 1, cutoff=0.4)
+            near = difflib.get_close_matches(name.lower(), every, 1, cutoff=0.4)
             hint = f"did you mean {near[0]}? " if near else ""
             raise UserError(f"unknown metric {name!r}: {hint}({known}: {', '.join(every)})")
 

@@ -58,6 +58,7 @@ def search_times(
 
     Returns:
       ``{"kind": "time_search", "metric", "sampling_steps", "best": {"times", metric}, "start": {…}, "tried": [{…}, …],
+      "done": False where all tries were used up first,
       "use": …, "provenance": {…}}``.
 
     Raises:
@@ -89,7 +90,7 @@ def search_times(
         say(f"{_text(times)}  {metric} {value:.6g}")
         return sign * value
 
-    best, tried = line_search.search(measure, start, low=low, high=high, tolerance=tolerance, most=tries)
+    best, tried, done = line_search.search(measure, start, low=low, high=high, tolerance=tolerance, most=tries)
     as_row = lambda one: {"times": list(one.times), metric: sign * one.value}  # noqa: E731
     mid = ",".join(f"{t:g}" for t in best.times[1:])
     return {
@@ -99,6 +100,7 @@ def search_times(
         "best": as_row(best),
         "start": as_row(tried[0]),
         "tried": [as_row(one) for one in tried],
+        "done": done,
         "use": f"--times {_text(best.times)} of sct-jax sample and evaluate, or config.sampling.mid_times = ({mid},)",
         "provenance": provenance(
             checkpoint=str(checkpoint),
@@ -118,6 +120,10 @@ def format_search(result: dict[str, Any]) -> str:
     width = max(len(_text(row["times"])) for row in rows)
     lines = [f"{'times':>{width}}  {metric}"]
     lines += [f"{_text(row['times']):>{width}}  {row[metric]:.6g}{'  best' * (row == best)}" for row in rows]
+    if not result["done"]:
+        lines.append(
+            f"all {len(rows)} tries are used up before the times were found to --tolerance: allow more --tries"
+        )
     return "\n".join([*lines, f"use {result['use']}"])
 
 

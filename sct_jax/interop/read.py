@@ -3,6 +3,7 @@
 import hashlib
 import json
 import mmap
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -206,7 +207,7 @@ def _safetensors(data: memoryview) -> dict[str, np.ndarray]:
 
 
 def _is_page(start: bytes) -> bool:
-    return start.lstrip()[:1] == b"<"
+    return re.match(rb"\s*<[a-zA-Z!?]", start) is not None
 
 
 # Files that are taken for checkpoints, by how they begin.
@@ -215,6 +216,10 @@ _STRANGERS: tuple[tuple[Callable[[bytes], bool], str], ...] = (
     (lambda start: start.startswith(b"version https://git-lfs"), "a Git LFS pointer: fetch the file with git lfs pull"),
     (lambda start: start.startswith(b"\x1f\x8b"), "compressed by gzip: unpack it first"),
     (lambda start: start.startswith(b"\x93NUMPY"), "a numpy array, not a checkpoint"),
+    (
+        lambda start: start[1:4] == bytes(3),  # a FlatBuffer: the distance of its root
+        "not a checkpoint, but perhaps a sampler that sct-jax export wrote: its weights lie beside it as .safetensors",
+    ),
     (
         lambda start: b"\x80" < start[:1] < b"\x90" and b"\xa0" <= start[1:2] < b"\xc0",
         "a Flax (msgpack) checkpoint: not supported; the networks of EDM, EDM2, ECT, STF, TCM and CM in PyTorch are",

@@ -47,7 +47,7 @@ def parse(name: str) -> tuple[str, tuple[int, ...]]:
     chip, _, shape = name.strip().lower().partition(":")
     if chip not in KNOWN or not re.fullmatch(r"[1-9]\d{0,2}(x[1-9]\d{0,2}){1,2}", shape):
         near = difflib.get_close_matches(name.lower(), [f"{c}:{s}" for c, shapes in KNOWN.items() for s in shapes], n=1)
-        raise UserError(f"unknown topology {name!r}{f': did you mean {near[0]}?' if near else ''} {_known()}")
+        raise UserError(f"unknown topology {name!r}{f'; did you mean {near[0]}?' if near else '.'} {_known()}")
     sizes = tuple(int(size) for size in shape.split("x"))
     axes = chips.TPUS[chip].axes
     if len(sizes) > axes:
@@ -68,9 +68,7 @@ def find(name: str) -> Topology:
         return Topology(name, devices, chips.find(devices[0].device_kind), (len(devices),))
     chip, shape = parse(name)
     if importlib.util.find_spec("libtpu") is None:
-        raise UserError(
-            f"planning for {name} needs the TPU compiler: pip install libtpu (or pip install 'sct-jax[plan]')"
-        )
+        raise UserError(f"planning for {name} needs the TPU compiler: pip install libtpu (or pip install -e '.[plan]')")
     prepare_environment()
     from jax.experimental import topologies
 

@@ -64,8 +64,11 @@ class Trace:
             self._running, self._window = True, (at, count)
 
     def close(self) -> None:
-        """Ends a trace that is running."""
+        """Ends a trace that is running; says so where it never began."""
         if not self._running:
+            if self._window is not None:
+                self._say(f"--profile: no trace, for the run ended before step {self._window[0]:,}")
+                self._window = None
             return
         self._running, self._window = False, None
         name = "memory.pprof" if jax.process_count() == 1 else f"memory_{jax.process_index()}.pprof"

@@ -42,7 +42,7 @@ class MetricWriter:
             try:
                 import wandb
             except ImportError:
-                raise UserError("config.log.wandb_project needs: pip install 'sct-jax[wandb]'") from None
+                raise UserError("config.log.wandb_project needs: pip install wandb") from None
             self.wandb = wandb.init(project=wandb_project, dir=str(workdir), config=config, resume="allow")
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:

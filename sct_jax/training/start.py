@@ -37,7 +37,7 @@ def load_teacher(config: Any, spec: DataSpec) -> objectives.Teacher | None:
     """
     if not config.objective.transition.startswith("teacher"):
         return None
-    teacher = weights_lib.load(config.objective.teacher)
+    teacher = _named("objective.teacher", config.objective.teacher)
     model, method, name = teacher.config.model, teacher.config.objective.method, config.objective.teacher
     if method not in DENOISING:
         raise UserError(f"config.objective.teacher = {name} is no diffusion model: it was trained by {method!r}")
@@ -87,7 +87,15 @@ def first_state(made: assembly.Assembly) -> tuple[TrainState, weights_lib.Weight
     config = made.config
     if not config.init.checkpoint:
         return assembly.initial_state(made), None
-    found = weights_lib.load(config.init.checkpoint, config.init.ema)
+    found = _named("init.checkpoint", config.init.checkpoint, config.init.ema)
     key = step.room_key(config.seed, step.INIT)
     weights = weights_lib.start_from(found, jax.eval_shape(made.network.init, key), config.model)
     return assembly.initial_state(made, weights), found
+
+
+def _named(field: str, path: str, *profile: str) -> weights_lib.Weights:
+    """The weights that a field of the config names; what is wrong with them says so."""
+    try:
+        return weights_lib.load(path, *profile)
+    except UserError as error:
+        raise UserError(f"config.{field}: {error}") from error

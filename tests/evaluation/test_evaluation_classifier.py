@@ -46,10 +46,12 @@ def test_a_row_does_not_depend_on_its_neighbours(evaluator, digits):
     assert classifier.features(images[:3]).dtype == np.float32
 
 
-def test_cache_is_used_for_the_same_data_and_seed_only(digits, tmp_path, counted_training):
+def test_cache_is_used_for_the_same_data_and_seed_only(digits, tmp_path, counted_training, capsys):
     images, labels = digits[0][:100], digits[1][:100]
     first = train_or_load_classifier(images, labels, num_classes=10, cache_dir=tmp_path)
+    assert f"on 100 real images, once (kept in {tmp_path})" in capsys.readouterr().err
     again = train_or_load_classifier(images, labels, num_classes=10, cache_dir=tmp_path)
+    assert capsys.readouterr().err == ""
     assert len(counted_training) == 1
     np.testing.assert_array_equal(first.features(images), again.features(images))
     assert first.provenance == again.provenance

@@ -29,10 +29,13 @@ def test_the_best_time_of_a_wrong_model_of_a_gaussian_is_found():
     dense = np.geomspace(0.02, 60, 200_001)
     truth = dense[np.argmin([gaussian_two_steps(tau) for tau in dense])]
     assert 0.1 < truth < 10  # within the range: neither end would do
-    best, tried = search(lambda times: gaussian_two_steps(times[1]), (T_MAX, 0.821), low=0.02, high=60, tolerance=0.01)
+    best, tried, done = search(
+        lambda times: gaussian_two_steps(times[1]), (T_MAX, 0.821), low=0.02, high=60, tolerance=0.01
+    )
     assert math.log(best.times[1]) == pytest.approx(math.log(truth), abs=0.01)
     assert best.value == min(value for _, value in tried)
     assert best.times[0] == T_MAX
+    assert done
 
 
 def test_the_deeper_of_two_valleys_is_found():
@@ -40,7 +43,7 @@ def test_the_deeper_of_two_valleys_is_found():
         log = math.log(times[1])
         return min((log - 2) ** 2 + 0.8, (log + 2) ** 2)
 
-    best, _ = search(score, (T_MAX, 9.0), low=0.02, high=60)
+    best, _, _ = search(score, (T_MAX, 9.0), low=0.02, high=60)
     assert math.log(best.times[1]) == pytest.approx(-2, abs=0.02)
 
 
@@ -52,7 +55,7 @@ def test_several_levels_are_found_together():
         off = np.log(times[1:]) - aims
         return 1 + off @ bowl @ off
 
-    best, tried = search(score, (T_MAX, 20.0, 5.0, 0.8), low=0.02, high=60, most=400)
+    best, tried, _ = search(score, (T_MAX, 20.0, 5.0, 0.8), low=0.02, high=60, most=400)
     np.testing.assert_allclose(np.log(best.times[1:]), aims, atol=0.06)
     assert best.value < 1.005
     assert all(later < earlier for times, _ in tried for earlier, later in itertools.pairwise(times))
@@ -65,15 +68,16 @@ def test_nothing_is_measured_twice_and_the_tries_are_counted():
         calls.append(times)
         return abs(math.log(times[1] / 3)) + abs(math.log(times[2] / 0.5))
 
-    best, tried = search(score, (T_MAX, 2.0, 0.8), low=0.02, high=60, most=25)
+    best, tried, done = search(score, (T_MAX, 2.0, 0.8), low=0.02, high=60, most=25)
     assert len(calls) == len(set(calls)) == len(tried) == 25
     assert [one.times for one in tried] == calls
     assert calls[0] == (T_MAX, 2.0, 0.8)
     assert best.value == min(map(score, calls[:25]))
+    assert not done
 
 
 def test_a_start_outside_the_range_is_moved_into_it():
-    best, tried = search(lambda times: abs(math.log(times[1])), (T_MAX, 0.001), low=0.1, high=5)
+    best, tried, _ = search(lambda times: abs(math.log(times[1])), (T_MAX, 0.001), low=0.1, high=5)
     assert all(0.1 - 1e-6 <= one.times[1] <= 5 + 1e-6 for one in tried)
     assert best.times[1] == pytest.approx(1, rel=0.02)
 

@@ -226,6 +226,7 @@ def test_a_wrong_ending_is_refused_before_any_image_is_seen(sct_jax_command, tmp
         ("fid", 50, {"version": "inception-of-others"}, "inception-of-others"),
         ("fd_dinov2", 50, {}, "dinov2"),
         ("fidd", 50, {}, "unknown metric 'fidd': did you mean fid?"),
+        ("FID", 50, {}, "unknown metric 'FID': did you mean fid?"),
         ("precison_dinov2", 50, {}, "did you mean precision_dinov2?"),
     ],
 )
@@ -270,8 +271,9 @@ def test_without_weights_the_offline_metrics_run(sct_jax_command, tiny_run, monk
     finished = sct_jax_command("evaluate", *arguments)
     assert finished.status == 0, finished.err
     assert "fd_pca" in finished.out
-    (line,) = finished.err.splitlines()
+    training, line = finished.err.splitlines()
     assert "inception-2015-12-05.pkl" in line
+    assert training.startswith("training the classifier of the offline metrics on ")
     complaint = sct_jax_command("evaluate", *arguments, "--metrics", "fid").complaint
     assert "inception-2015-12-05.pkl" in complaint
     assert "sct-jax import" in complaint
@@ -365,6 +367,8 @@ def test_a_metric_of_which_more_is_better_is_maximised(gaussian, spaces):
     found = time_search.search_times("gaussian", metric="inception_score", num=200, tries=9)
     scores = [row["inception_score"] for row in found["tried"]]
     assert found["best"]["inception_score"] == max(scores) > min(scores)
+    assert not found["done"]
+    assert "all 9 tries are used up" in time_search.format_search(found)
 
 
 @pytest.mark.parametrize(

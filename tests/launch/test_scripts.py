@@ -43,6 +43,15 @@ def test_dry_run_on_one_machine(clone):
     assert clone.calls == []
 
 
+def test_dry_run_for_another_machines_gpu(clone):
+    if shutil.which("nvidia-smi"):
+        pytest.skip("this machine has nvidia-smi")
+    comment, install, *_ = clone.run("local_gpu.sh", "--dry-run", *TRAIN).stdout.splitlines()
+    assert comment.startswith("# no nvidia-smi here")
+    assert install.endswith("\\[cuda13\\]")
+    assert "install NVIDIA's driver" in clone.run("local_gpu.sh", *TRAIN).stderr
+
+
 def test_nothing_to_train_is_said(clone):
     for script in ("tpu_vm.sh", "slurm.sbatch"):
         done = clone.run(script, "--dry-run")

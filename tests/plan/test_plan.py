@@ -116,7 +116,7 @@ def test_a_wrong_topology_lists_the_known_ones(sct_jax_command, tiny_config, nam
 
 def test_without_libtpu_one_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install libtpu .*sct-jax\[plan\]"):
+    with pytest.raises(UserError, match=r"pip install libtpu .*\.\[plan\]"):
         topology.find("v5e:2x2")
 
 

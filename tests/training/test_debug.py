@@ -67,6 +67,16 @@ def test_the_window_is_that_of_the_steps(tmp_path, monkeypatch, at, running):
     assert trace._running == running
 
 
+def test_a_window_after_the_run_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax.profiler, "start_trace", pytest.fail)
+    said = []
+    trace = debug.Trace(debug.Options(profile=(50, 4)), tmp_path, 100, said.append)
+    trace.before(100, 120, None)
+    trace.close()
+    trace.close()
+    assert said == ["--profile: no trace, for the run ended before step 150"]
+
+
 @pytest.mark.parametrize("window", ["5", "a:b", "-1:5", "5:0"])
 def test_a_window_that_is_none(sct_jax_command, tiny_config, tmp_path, window):
     arguments = ("train", "--config", tiny_config, "--workdir", tmp_path, f"--profile={window}")
@@ -100,7 +110,7 @@ def test_eager_mode_is_for_one_plain_process(sct_jax_command, tiny_config, tmp_p
 
 def test_a_dry_run_finds_what_would_stop_the_run(sct_jax_command, tiny_config):
     missing = sct_jax_command("train", "--config", tiny_config, "--dry-run", "--config.init.checkpoint=/nowhere")
-    assert "no checkpoint /nowhere" in missing.complaint
+    assert "config.init.checkpoint: no checkpoint /nowhere" in missing.complaint
     fractions = ("--config.checkpoint.keep_fractions=0.5,0.51",)
     assert "keep_fractions" in sct_jax_command("train", "--config", tiny_config, "--dry-run", *fractions).complaint
 
