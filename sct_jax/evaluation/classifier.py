@@ -133,7 +133,7 @@ def _train(images: np.ndarray, labels: np.ndarray, network: ClassifierNetwork, k
         updates, state = optimizer.update(jax.grad(loss_fn)(params, x, targets[rows]), state, params)
         return optax.apply_updates(params, updates), state
 
-    # One dispatch a step: on CPU a convolution inside lax.scan runs many times slower than outside it.
+    # One dispatch a step: on CPU a convolution's gradient inside lax.scan runs many times slower than outside it.
     for index in range(steps):
         params, state = step(params, state, index)
 

@@ -131,7 +131,7 @@ def gradients(
     """The gradient of the mean loss over the draws, and mean metrics; in ``accumulate`` equal parts, one after another.
 
     The parts interleave the batch, so that each device's images stay on it. ``pin`` lays a tree of gradients out;
-    ``unroll`` writes the parts out one after another: convolutions inside a loop are 20 to 30 times slower on a CPU.
+    ``unroll`` writes the parts out one after another: on a CPU gradients of convolutions are 20 times slower in a loop.
     """
 
     def mean_loss(params: Any, part: Any, key: Array) -> tuple[Array, Metrics]:
