@@ -7,6 +7,7 @@ Exit status: 0 on success; 2 with one clear line on a user's mistake; 130 or 143
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -234,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         args.run(args)
     except UserError as error:
         if "--debug" in arguments:
-            raise
+            traceback.print_exception(error)
         sys.exit(_complain(error))
     except BrokenPipeError:
         sys.exit(141)
