@@ -1,6 +1,5 @@
 """Export: a model's weights as safetensors with the original's names, or its sampler as a StableHLO program."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +70,8 @@ def write_weights(model: Model, out: Path) -> dict[str, Any]:
     }
     if original is not None:
         facts |= {"class": original.name, "kwargs": original.kwargs, "preconditioned": original.preconditioned}
-    described = facts | metadata.describe(model.config, model.spec)
-    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in described.items()}
-    _save(classes.state_dict(model.config.model, model.spec, model.params), out, texts | {"format": "pt"})
+    described = facts | metadata.describe(model.config, model.spec) | {"format": "pt"}
+    _save(classes.state_dict(model.config.model, model.spec, model.params), out, described)
     return facts | {"files": [out.name]}
 
 
@@ -88,7 +86,8 @@ def write_sampler(model: Model, out: Path, steps: int) -> dict[str, Any]:
     times = model.times(steps)
     beside = _beside(out)
     program = stablehlo.serialize(model, steps)
-    _save(classes.own_names(model.params), beside, {"names": "sct_jax"})
+    described = {"names": "sct_jax"} | metadata.describe(model.config, model.spec)
+    _save(classes.own_names(model.params), beside, described)
     files.write(out, lambda aside: aside.write_bytes(program))
     return {
         "format": "stablehlo, serialised by jax.export",
@@ -107,12 +106,12 @@ def _beside(out: Path) -> Path:
     return out.with_suffix(".safetensors")
 
 
-def _save(arrays: dict[str, Any], out: Path, metadata: dict[str, str]) -> None:
+def _save(arrays: dict[str, Any], out: Path, described: dict[str, Any]) -> None:
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     try:
-        files.write(out, lambda aside: save_file(arrays, aside, metadata))
+        files.write(out, lambda aside: save_file(arrays, aside, metadata.texts(described)))
     except SafetensorError as error:
         raise UserError(f"cannot write {out}: {error}") from error
 

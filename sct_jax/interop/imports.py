@@ -10,12 +10,12 @@ from sct_jax import cards, files, models
 from sct_jax import config as config_lib
 from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
-from sct_jax.interop import edm2_names, edm_names, names, openai_names
+from sct_jax.interop import edm2_names, edm_names, names, openai_names, own_names
 from sct_jax.interop.read import DAMAGED, Imported, read
 from sct_jax.interop.unpickle import DAMAGE
 from sct_jax.training import checkpoint
 
-TABLES = {"edm": edm_names, "edm2": edm2_names, "openai": openai_names}
+TABLES = {"edm": edm_names, "edm2": edm2_names, "openai": openai_names, "sct_jax": own_names}
 
 
 def import_model(

@@ -24,7 +24,7 @@ class Description(NamedTuple):
       rooms: fields of ``config.model``, ``.objective`` and ``.sampling``, by room; their values are still to be
         validated (:func:`sct_jax.config.validate`).
       spec: of its images.
-      own_names: whether the weights have no other project's names but ours.
+      own_names: whether the weights have our names, not another project's.
     """
 
     rooms: dict[str, dict[str, Any]]
@@ -38,6 +38,11 @@ def describe(config: config_lib.Config, spec: DataSpec) -> dict[str, Any]:
     rooms = {room: dict(values[room]) for room in ROOMS}
     rooms["objective"].pop("teacher")
     return rooms | {"spec": asdict(spec)}
+
+
+def texts(entries: Mapping[str, Any]) -> dict[str, str]:
+    """Entries as safetensors holds them."""
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in entries.items()}
 
 
 def read(metadata: Mapping[str, str]) -> Description | None:

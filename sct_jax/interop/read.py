@@ -15,7 +15,7 @@ from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
 from sct_jax.interop import architecture, metadata, originals, torch_files, unpickle
 from sct_jax.interop.allowed import quoted, shown
-from sct_jax.interop.architecture import EDM2_NETWORK, Architecture
+from sct_jax.interop.architecture import EDM2_NETWORK
 from sct_jax.interop.metadata import Description
 from sct_jax.interop.modules import Found, class_name, find_network
 from sct_jax.interop.originals import Meaning
@@ -106,15 +106,17 @@ def _imported(
         if not np.isfinite(value).all():
             raise UserError(f"the weights {quoted(name)} are not finite: the run behind the file had diverged")
     if described and described.own_names:
-        raise UserError("its weights have the names of no other project: take the run that it was exported from")
-    network = architecture.infer(arrays, image_size or (described.spec.image_size if described else 0))
-    loss = content.get("loss_fn") if type(content) is dict else None
-    meaning = originals.describe(found.module, loss, network, method, path.name)
-    if network.family == "edm2":
-        arrays = {_edm2_name(name): value for name, value in arrays.items()}
-    spec = DataSpec(network.image_size, network.channels, network.num_classes, 0)
-    if described:
-        meaning, spec = _described(described, network, meaning, method), _agreed(described.spec, spec)
+        meaning, spec, family, fields = _own(described, arrays, method, image_size), described.spec, "sct_jax", {}
+    else:
+        network = architecture.infer(arrays, image_size or (described.spec.image_size if described else 0))
+        loss = content.get("loss_fn") if type(content) is dict else None
+        meaning = originals.describe(found.module, loss, network, method, path.name)
+        family, fields = network.family, network.fields
+        if family == "edm2":
+            arrays = {_edm2_name(name): value for name, value in arrays.items()}
+        spec = DataSpec(network.image_size, network.channels, network.num_classes, 0)
+        if described:
+            meaning, spec = _described(described, meaning, method), _agreed(described.spec, spec)
     latents = class_name(content.get("encoder") if type(content) is dict else None) in LATENT_ENCODERS
     if latents or (spec.channels not in (1, 3) and not described):
         spec = replace(spec, dtype="float32")
@@ -128,11 +130,29 @@ def _imported(
         "class": class_name(found.module),
         "notes": [*found.notes, *meaning.notes],
     }
-    fields = meaning.model | network.fields
-    return Imported(network.family, fields, spec, arrays, meaning.objective, meaning.sampling, source)
+    return Imported(family, meaning.model | fields, spec, arrays, meaning.objective, meaning.sampling, source)
 
 
-def _described(described: Description, network: Architecture, otherwise: Meaning, method: str) -> Meaning:
+def _own(described: Description, arrays: dict[str, np.ndarray], method: str, image_size: int) -> Meaning:
+    """What our metadata say of weights by our own names, from which no architecture is inferred."""
+    model, objective, sampling = (described.rooms[room] for room in metadata.ROOMS)
+    for flag, given, said in (
+        ("--method", method, objective.get("method")),
+        ("--image-size", image_size, described.spec.image_size),
+    ):
+        if given and given != said:
+            raise UserError(f"{flag} {given}: the file's metadata say {said}; leave it out")
+    # Nothing that a file says makes a network of more parts than the file has.
+    largest = max((size for array in arrays.values() for size in array.shape), default=0)
+    for name in ("num_blocks", "channels", "channel_mult"):
+        value = model.get(name, 1)
+        size = len(value) if name == "channel_mult" and type(value) is tuple else value
+        if type(size) is not int or size > (largest if name == "channels" else len(arrays)):
+            raise UserError(f"the file's metadata say model.{name} = {value!r}, for which its weights are too few")
+    return Meaning(model, objective, sampling, [])
+
+
+def _described(described: Description, otherwise: Meaning, method: str) -> Meaning:
     """What our own metadata say; the weights and the user know better."""
     model, objective, sampling = (described.rooms[room] for room in metadata.ROOMS)
     if method and method != objective.get("method"):

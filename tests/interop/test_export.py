@@ -188,6 +188,8 @@ def test_the_sampler_runs_without_this_package(sct_jax_command, workdir, tmp_pat
     facts = card["export"]
     assert (facts["sampler"], facts["steps"], facts["times"]) == ("consistency", 2, [80.0, 0.821])
     assert len(facts["inputs"]) == 4
+    same = sct_jax.load(files[1]).sample(5, steps=2, seed=3, labels=[0, 1, 2])  # the weights beside it are a model too
+    np.testing.assert_array_equal(same, expected)
 
 
 @pytest.mark.parametrize(

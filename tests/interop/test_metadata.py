@@ -42,8 +42,10 @@ def exported(path: Path, model: dict, spec: DataSpec = SPEC, method: str = "sct"
         SMALL
         | {"name": "edm2", "channels": 32, "attention_head_channels": 16, "channel_mult_embedding": 2}
         | {"resample_filter": (1, 3, 3, 1), "sigma_data": 0.7, "uncertainty_channels": 0},
+        {"name": "film_mlp", "channels": 8, "num_blocks": 2, "conditional": True, "sigma_data": 0.3},
+        SMALL | {"name": "adm", "time_scale": 3.0},
     ],
-    ids=("ddpmpp", "adm", "edm2"),
+    ids=("ddpmpp", "adm", "edm2", "film_mlp", "an adm of nobody's"),
 )
 def test_an_export_imports_as_the_same_model(model, tmp_path):
     path = tmp_path / "model.safetensors"
@@ -95,7 +97,7 @@ def plain(tmp_path_factory) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             json.dumps({"image_size": 16, "channels": 3, "num_classes": 0, "num_examples": 0}),
             "image_size = 16, but its weights have 8",
         ),
-        ("names", "sct_jax", "names of no other project"),
+        ("names", "sct_jax", "names are NVIDIA's"),
     ],
 )
 def test_metadata_that_export_would_not_write_are_refused(entry, text, says, plain, tmp_path):
@@ -112,6 +114,35 @@ def test_sizes_are_those_of_the_weights_whatever_the_metadata_say(plain, tmp_pat
     save_file(arrays, path, metadata | {"model": json.dumps(lies)})
     fields = read(path).model_fields
     assert (fields["num_blocks"], fields["channels"], fields["name"]) == (1, 8, "ddpmpp")
+
+
+@pytest.mark.parametrize(
+    ("lie", "says"),
+    [
+        ({"num_blocks": 10**9}, "model.num_blocks = 1000000000, for which its weights are too few"),
+        ({"channels": 10**9}, "model.channels = 1000000000, for which its weights are too few"),
+        ({"name": "ddpmpp", "channel_mult": [1] * 64}, "its weights are too few"),
+        ({"channels": 16}, "another width"),
+        ({"num_blocks": 1}, "blocks.1"),
+    ],
+)
+def test_weights_by_our_own_names_are_no_fewer_than_the_metadata_say(lie, says, tmp_path):
+    path = tmp_path / "model.safetensors"
+    exported(path, {"name": "film_mlp", "channels": 8, "num_blocks": 2})
+    with safe_open(path, "numpy") as file:
+        arrays, metadata = load_file(path), file.metadata()
+    save_file(arrays, path, metadata | {"model": json.dumps(json.loads(metadata["model"]) | lie)})
+    with pytest.raises(UserError, match=says):
+        import_model(path)
+
+
+def test_what_our_own_names_say_is_not_overruled(tmp_path):
+    path = tmp_path / "model.safetensors"
+    exported(path, {"name": "film_mlp", "channels": 8, "num_blocks": 2})
+    for options in ({"method": "edm"}, {"image_size": 16}):
+        with pytest.raises(UserError, match="leave it out"):
+            import_model(path, **options)
+    assert import_model(path, method="sct", image_size=8)[1] == SPEC
 
 
 @pytest.mark.parametrize(("method", "boundary"), [("ict", "sigma_min"), ("cd", "sigma_min"), ("ect", "zero")])
