@@ -93,9 +93,10 @@ def train_or_load_classifier(
     path = None if cache_dir is None else _prepare(Path(cache_dir)) / f"classifier-{key[:20]}.npz"
     classifier = _load(path, network) if path is not None and path.exists() else None
     if classifier is None:
-        where = "" if path is None else f" (kept in {path.parent})"
-        what = f"training the classifier of the offline metrics on {len(images):,} real images, once{where}"
-        print(what, file=sys.stderr, flush=True)
+        if jax.process_index() == 0:
+            kept = "" if path is None else f", once (kept in {path.parent})"
+            what = f"training the classifier of the offline metrics on {len(images):,} real images{kept}"
+            print(what, file=sys.stderr, flush=True)
         classifier = _train(images, labels, network, key, seed)
         if path is not None:
             _save(path, classifier)

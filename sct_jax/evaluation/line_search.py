@@ -22,7 +22,7 @@ class Tried(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The best levels, all that were tried in their order, and whether tries were left when the search was done."""
+    """The best levels, all that were tried in their order, and whether the search ended before the tries did."""
 
     best: Tried
     tried: list[Tried]

@@ -58,8 +58,7 @@ def search_times(
 
     Returns:
       ``{"kind": "time_search", "metric", "sampling_steps", "best": {"times", metric}, "start": {…}, "tried": [{…}, …],
-      "done": False where all tries were used up first,
-      "use": …, "provenance": {…}}``.
+      "done": bool, "use": …, "provenance": {…}}``.
 
     Raises:
       UserError: for a model of another kind, a range without room, and all that ``evaluate_checkpoint`` raises it for.

@@ -236,8 +236,10 @@ _STRANGERS: tuple[tuple[Callable[[bytes], bool], str], ...] = (
     (lambda start: start.startswith(b"version https://git-lfs"), "a Git LFS pointer: fetch the file with git lfs pull"),
     (lambda start: start.startswith(b"\x1f\x8b"), "compressed by gzip: unpack it first"),
     (lambda start: start.startswith(b"\x93NUMPY"), "a numpy array, not a checkpoint"),
+    (lambda start: start[8:10] == b'{"', "a safetensors file that is cut short: get it again"),
     (
-        lambda start: start[1:4] == bytes(3),  # a FlatBuffer: the distance of its root
+        # A FlatBuffer: the distance of its root, the program's table of offsets.
+        lambda start: start[:1] != b"\0" and start[1:4] == bytes(3) and start[4:8] != bytes(4),
         "not a checkpoint, but perhaps a sampler that sct-jax export wrote: its weights lie beside it as .safetensors",
     ),
     (

@@ -32,13 +32,12 @@ def heun(denoise: BoundDenoise, x: Array, times: Sequence[float], keys: Array) -
     begins = np.where(mends, order - 1, order)
 
     def evaluate(carry: tuple[Array, Array, Array], now: tuple[Array, ...]) -> tuple[tuple[Array, Array, Array], None]:
-        x, start, slope = carry
+        x, start, slope = carry  # where the network is asked, and where and in which direction it was before
         here, t, r, mend = now
         images = denoise(x, jnp.full(x.shape[:1], here))
         slope_here = (x - images) / here
         heun = start + (r - t) * 0.5 * (slope + slope_here)
-        start = jnp.where(mend, start, x)
-        return (jnp.where(mend, heun, process.euler_step(x, images, here, r)), start, slope_here), None
+        return (jnp.where(mend, heun, process.euler_step(x, images, here, r)), x, slope_here), None
 
     # One network in the program, however many evaluations: it is what takes time to compile.
     carry, _ = jax.lax.scan(evaluate, (x, x, x), (levels[order], levels[begins], ends[begins], mends))

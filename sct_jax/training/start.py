@@ -87,15 +87,16 @@ def first_state(made: assembly.Assembly) -> tuple[TrainState, weights_lib.Weight
     config = made.config
     if not config.init.checkpoint:
         return assembly.initial_state(made), None
-    found = _named("init.checkpoint", config.init.checkpoint, config.init.ema)
+    found = _named("init.checkpoint", config.init.checkpoint, "init.ema", config.init.ema)
     key = step.room_key(config.seed, step.INIT)
     weights = weights_lib.start_from(found, jax.eval_shape(made.network.init, key), config.model)
     return assembly.initial_state(made, weights), found
 
 
-def _named(field: str, path: str, *profile: str) -> weights_lib.Weights:
-    """The weights that a field of the config names; what is wrong with them says so."""
+def _named(field: str, path: str, ema_field: str = "", profile: str = "") -> weights_lib.Weights:
+    """The weights that fields of the config name; what is wrong with them says which."""
+    fields = f"config.{field}" + (f", config.{ema_field} = {profile!r}" if profile else "")
     try:
-        return weights_lib.load(path, *profile)
+        return weights_lib.load(path, profile)
     except UserError as error:
-        raise UserError(f"config.{field}: {error}") from error
+        raise UserError(f"{fields}: {error}") from error

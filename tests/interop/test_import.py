@@ -323,7 +323,9 @@ def test_an_imported_checkpoint_is_sampled_from_in_one_command(tmp_path, sct_jax
         ("plain.pkl", b"\x80\x04}.", "no network in it"),
         ("array.pt", b"\x93NUMPY\x01\x00", "numpy array"),
         ("flax", b"\x84\xa4step\x00", "Flax"),
-        ("sampler.stablehlo", b"<\x00\x00\x00\x18\x00\x3c\x00", "perhaps a sampler"),
+        ("sampler.stablehlo", b"\x40\x00\x00\x00\x18\x00\x3c\x00", "perhaps a sampler"),
+        ("zeros.pt", bytes(64), "nor safetensors"),
+        ("cut.safetensors", b'\x90\x00\x00\x00\x00\x00\x00\x00{"weight', "cut short"),
         ("image.pt", b"PK\x03\x04", "cut short"),
     ],
 )

@@ -102,7 +102,7 @@ def test_from_the_command_line(sct_jax_command, tiny_config, tmp_path):
     ("name", "said"),
     [
         ("v5e:9x9x9", "torus of 2 axes"),
-        ("v5x:4x4", "did you mean v5e:4x4?"),
+        ("v5x:4x4", "'v5x:4x4'; did you mean v5e:4x4?"),
         ("v5e", "2x4"),
         ("v5e:0x4", "v4, v5p"),
         ("", "or local"),
