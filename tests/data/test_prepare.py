@@ -170,7 +170,7 @@ def test_a_damaged_prepared_data_set_is_named(tmp_path):
     with pytest.raises(UserError, match=r"cannot read the data set in .*out"):
         open_source("tfds", out)
     (out / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
-    with pytest.raises(UserError, match=r"stored as tfrecord.*pip install 'sct-jax\[tf\]'"):
+    with pytest.raises(UserError, match=r"stored as tfrecord.*pip install -e '\.\[tf\]'"):
         open_source("tfds", out)
 
 

@@ -208,5 +208,5 @@ def test_a_hostile_cifar_pickle_is_not_run(tmp_path, capsys):
 
 
 def test_stock_builders_point_to_the_extra():
-    refuses("tfds", "cifar10", r"pip install 'sct-jax\[tf\]', run `tfds build cifar10")
+    refuses("tfds", "cifar10", r"pip install -e '\.\[tf\]', run `tfds build cifar10")
     refuses("tfds", "data/digits", "no such directory: data/digits; write it with `sct-jax prepare`")
