@@ -22,6 +22,7 @@ from sct_jax.evaluation.accumulate import check_finite
 from sct_jax.features import FeatureSpace
 from sct_jax.interop import unpickle
 from sct_jax.interop.allowed import shown
+from sct_jax.interop.read import is_page
 
 FORMAT = "sct-jax reference 1"
 EDM2_NAMES = {"inception": "fid", "dinov2": "fd_dinov2"}
@@ -176,7 +177,7 @@ def _arrays(path: Path, space: str) -> tuple[Mapping[str, Any], str]:
         raise UserError(f"cannot be read: {error.strerror or error}") from error
     if not start:
         raise UserError(f"it is empty: {DAMAGED}")
-    raise UserError("no reference statistics, which are .npz or .pkl" + " (a web page?)" * (start.lstrip()[:1] == b"<"))
+    raise UserError("no reference statistics, which are .npz or .pkl" + " (a web page?)" * is_page(start))
 
 
 def _from_npz(path: Path) -> dict[str, np.ndarray]:

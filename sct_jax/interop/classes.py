@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from sct_jax import trees
-from sct_jax.interop import edm2_names, edm_names, names, openai_names
+from sct_jax.interop import edm2_names, edm_names, names, openai_names, own_names
 
 NVIDIA_HEAD = 64  # channels of an attention head in their ADM
 
@@ -47,7 +46,7 @@ def state_dict(model: Any, spec: Any, params: Any) -> dict[str, np.ndarray]:
     """The weights by the names of :func:`original_of`'s class; where there is none, by our own, in our layouts."""
     original = original_of(model, spec)
     if original is None:
-        return own_names(params)
+        return own_names.state_dict(params)
     table = original.table.entries(model, spec, jax.tree.map(np.shape, params))
     constants = original.table.constants(model, spec)
     arrays = names.export_state_dict(table, params, constants, original.prefix)
@@ -55,11 +54,6 @@ def state_dict(model: Any, spec: Any, params: Any) -> dict[str, np.ndarray]:
         inner = edm2_names.NETWORK
         return {name.removeprefix(inner): value for name, value in arrays.items() if name.startswith(inner)}
     return arrays
-
-
-def own_names(params: Any) -> dict[str, np.ndarray]:
-    """``{"blocks.0.first.weight": ...}``: the paths of our own tree, joined by dots."""
-    return {name: np.asarray(leaf) for name, leaf in trees.flat(params).items()}
 
 
 def _edm(model: Any, spec: Any) -> Original:

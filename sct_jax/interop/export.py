@@ -5,7 +5,7 @@ from typing import Any
 
 from sct_jax import cards, files
 from sct_jax.errors import UserError
-from sct_jax.interop import classes, metadata, weights
+from sct_jax.interop import classes, metadata, own_names, weights
 from sct_jax.model import Model, from_weights
 from sct_jax.sampling import generate
 
@@ -87,7 +87,7 @@ def write_sampler(model: Model, out: Path, steps: int) -> dict[str, Any]:
     beside = _beside(out)
     program = stablehlo.serialize(model, steps)
     described = {"names": "sct_jax"} | metadata.describe(model.config, model.spec)
-    _save(classes.own_names(model.params), beside, described)
+    _save(own_names.state_dict(model.params), beside, described)
     files.write(out, lambda aside: aside.write_bytes(program))
     return {
         "format": "stablehlo, serialised by jax.export",

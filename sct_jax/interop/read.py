@@ -30,7 +30,7 @@ class Imported(NamedTuple):
     """A network read from a file.
 
     Attributes:
-      family: whose names the arrays have, see :class:`sct_jax.interop.architecture.Architecture`.
+      family: whose names the arrays have: ``edm``, ``edm2``, ``openai`` or, our own, ``sct_jax``.
       model_fields: of ``config.model``.
       spec: image size, channels and classes; no examples.
       state_dict: the arrays by the original's names.
@@ -135,9 +135,9 @@ def _imported(
 
 def _own(described: Description, arrays: dict[str, np.ndarray], method: str, image_size: int) -> Meaning:
     """What our metadata say of weights by our own names, from which no architecture is inferred."""
-    model, objective, sampling = (described.rooms[room] for room in metadata.ROOMS)
+    meaning = Meaning(*(described.rooms[room] for room in metadata.ROOMS), [])
     for flag, given, said in (
-        ("--method", method, objective.get("method")),
+        ("--method", method, meaning.objective.get("method")),
         ("--image-size", image_size, described.spec.image_size),
     ):
         if given and given != said:
@@ -145,11 +145,11 @@ def _own(described: Description, arrays: dict[str, np.ndarray], method: str, ima
     # Nothing that a file says makes a network of more parts than the file has.
     largest = max((size for array in arrays.values() for size in array.shape), default=0)
     for name in ("num_blocks", "channels", "channel_mult"):
-        value = model.get(name, 1)
+        value = meaning.model.get(name, 1)
         size = len(value) if name == "channel_mult" and type(value) is tuple else value
         if type(size) is not int or size > (largest if name == "channels" else len(arrays)):
             raise UserError(f"the file's metadata say model.{name} = {value!r}, for which its weights are too few")
-    return Meaning(model, objective, sampling, [])
+    return meaning
 
 
 def _described(described: Description, otherwise: Meaning, method: str) -> Meaning:
@@ -226,13 +226,14 @@ def _safetensors(data: memoryview) -> dict[str, np.ndarray]:
         raise UserError(f"the safetensors file is damaged or cut short ({shown(str(error))})") from error
 
 
-def _is_page(start: bytes) -> bool:
+def is_page(start: bytes) -> bool:
+    """Whether a file that begins so is a web page."""
     return re.match(rb"\s*<[a-zA-Z!?]", start) is not None
 
 
 # Files that are taken for checkpoints, by how they begin.
 _STRANGERS: tuple[tuple[Callable[[bytes], bool], str], ...] = (
-    (_is_page, "a web page, not a checkpoint: the download led to a page (of a login or an error?)"),
+    (is_page, "a web page, not a checkpoint: the download led to a page (of a login or an error?)"),
     (lambda start: start.startswith(b"version https://git-lfs"), "a Git LFS pointer: fetch the file with git lfs pull"),
     (lambda start: start.startswith(b"\x1f\x8b"), "compressed by gzip: unpack it first"),
     (lambda start: start.startswith(b"\x93NUMPY"), "a numpy array, not a checkpoint"),

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import export
 
 from sct_jax import models, trees
-from sct_jax.interop.classes import own_names
+from sct_jax.interop import own_names
 from sct_jax.sampling.generate import Generator
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -22,16 +22,17 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def serialize(model: Any, steps: int) -> bytes:
     """``program(weights, seed, index[, labels]) -> images`` of a :class:`sct_jax.model.Model`, for any batch size.
 
-    ``weights`` are float32 arrays by :func:`own_names`; ``seed`` is int32; ``index`` int32 ``[b]`` says which images
-    of the seed; ``labels`` int32 ``[b]`` (−1: none) is there where the model is conditional; images are float32
-    ``[b, H, W, C]``, the same as :meth:`Model.sample`'s.
+    ``weights`` are float32 arrays by :func:`own_names.state_dict`; ``seed`` is int32; ``index`` int32 ``[b]`` says
+    which images of the seed; ``labels`` int32 ``[b]`` (−1: none) is there where the model is conditional; images are
+    float32 ``[b, H, W, C]``, the same as :meth:`Model.sample`'s.
 
     Raises:
       UserError: for a number of steps that the model cannot be sampled with.
     """
     (batch,) = export.symbolic_shape("b")
     vector = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    weights = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in own_names(model.params).items()}
+    arrays = own_names.state_dict(model.params)
+    weights = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in arrays.items()}
     arguments = [weights, jax.ShapeDtypeStruct((), jnp.int32), vector]
     arguments += [vector] if model.config.model.conditional else []
     with jax.default_device(jax.devices("cpu")[0]):  # nothing in it that this machine's device alone can do

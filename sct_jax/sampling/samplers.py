@@ -27,9 +27,8 @@ def heun(denoise: BoundDenoise, x: Array, times: Sequence[float], keys: Array) -
     levels = jnp.asarray(times, jnp.float32)
     ends = jnp.append(levels[1:], 0.0)
     # A step to r > 0 is two evaluations: at t, to make Euler's step, and at r, to mend it with the mean of both slopes.
-    order = np.arange(1, 2 * len(times)) // 2
-    mends = np.arange(1, 2 * len(times)) % 2 == 0
-    begins = np.where(mends, order - 1, order)
+    evaluation = np.arange(2 * len(times) - 1)
+    asked, step, mends = (evaluation + 1) // 2, evaluation // 2, evaluation % 2 == 1
 
     def evaluate(carry: tuple[Array, Array, Array], now: tuple[Array, ...]) -> tuple[tuple[Array, Array, Array], None]:
         x, start, slope = carry  # where the network is asked, and where and in which direction it was before
@@ -40,7 +39,7 @@ def heun(denoise: BoundDenoise, x: Array, times: Sequence[float], keys: Array) -
         return (jnp.where(mend, heun, process.euler_step(x, images, here, r)), x, slope_here), None
 
     # One network in the program, however many evaluations: it is what takes time to compile.
-    carry, _ = jax.lax.scan(evaluate, (x, x, x), (levels[order], levels[begins], ends[begins], mends))
+    carry, _ = jax.lax.scan(evaluate, (x, x, x), (levels[asked], levels[step], ends[step], mends))
     return carry[0]
 
 

@@ -17,7 +17,7 @@ import sct_jax
 from sct_jax import config as config_lib
 from sct_jax import models, trees
 from sct_jax.data import DataSpec
-from sct_jax.interop import classes, export, names, stablehlo
+from sct_jax.interop import classes, export, names, own_names, stablehlo
 from sct_jax.interop.imports import import_model
 from sct_jax.model import Model
 from sct_jax.objectives.table import ROWS
@@ -206,7 +206,7 @@ def test_each_sampler_is_exported_for_any_batch_and_platform(method, objective, 
     program = jax.export.deserialize(bytearray(stablehlo.serialize(model, steps)))
     assert program.platforms == ("cpu", "cuda", "tpu")
     assert [str(aval) for aval in program.out_avals] == ["float32[b,4,4,1]"]
-    weights = classes.own_names(model.params)
+    weights = own_names.state_dict(model.params)
     expected = model.sample(5, steps=steps, seed=5)
     for index in ([0, 1, 2], [4, 2]):
         images = program.call(weights, np.int32(5), np.asarray(index, np.int32))
