@@ -234,7 +234,7 @@ def _measuring_arguments(sub: Parser) -> None:
         "--num", type=int, help="samples (default: 50,000; of offline metrics the training images', at most 10,000)"
     )
     sub.add_argument("--reference", nargs="+", default=[], metavar="FILE", help="statistics of real images: evaluate "
-                     "reference's, EDM's, pytorch-fid's or clean-fid's .npz, EDM2's .pkl")  # fmt: skip
+                     "reference's, EDM's, ADM's, pytorch-fid's or clean-fid's .npz, EDM2's .pkl")  # fmt: skip
     sub.add_argument("--features", default="", help="folder of Inception's or DINOv2's weights (default: import's)")
     sub.add_argument("--data-path", default="", help="where the data lies now, if not where the config says")
     sub.add_argument("--out", help="metrics.json")

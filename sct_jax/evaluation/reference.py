@@ -167,8 +167,8 @@ def _arrays(path: Path, space: str) -> tuple[Mapping[str, Any], str]:
     try:
         sha256 = files.sha256(path)
         with path.open("rb") as file:
-            start = file.read(4)
-            if start == b"PK\x03\x04":
+            start = file.read(512)
+            if start.startswith(b"PK\x03\x04"):
                 return _from_npz(path), sha256
             if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
                 file.seek(0)

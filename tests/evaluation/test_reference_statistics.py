@@ -168,6 +168,7 @@ def test_what_is_no_statistics(tmp_path, npz, pkl):
     for content, complaint in (
         (b"", "empty"),
         (b"<html>", "a web page"),
+        (b"\r\n\r\n<!DOCTYPE html>", "a web page"),
         (b"hello", "no reference statistics, which are .npz or .pkl"),
     ):
         path.write_bytes(content)
