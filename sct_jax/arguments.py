@@ -212,6 +212,9 @@ def _plan(sub: Parser) -> None:
     sub.add_argument("--price-per-chip-hour", type=float, help="to say what the whole run costs")
     sub.add_argument("--efficiency", type=float, default=0.4, help="share of the floor's speed to expect (0.4)")
     sub.add_argument("--data-spec", default="", help="of data that is not here: 64x64x3,CLASSES,IMAGES")
+    sub.add_argument(
+        "--full-search", action="store_true", help="a TPU's fastest kernels, as in a run: hours, not minutes"
+    )
     sub.add_argument("--out", help="plan.json")
 
 

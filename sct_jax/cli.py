@@ -182,7 +182,12 @@ def plan(args: argparse.Namespace) -> None:
     from sct_jax.plan.text import describe
 
     result = make_plan(
-        config, args.topology, price=args.price_per_chip_hour, efficiency=args.efficiency, data=args.data_spec
+        config,
+        args.topology,
+        price=args.price_per_chip_hour,
+        efficiency=args.efficiency,
+        data=args.data_spec,
+        full_search=args.full_search,
     )
     print(describe(result))
     if args.out:

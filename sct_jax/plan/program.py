@@ -16,6 +16,11 @@ from sct_jax.plan import operations
 from sct_jax.plan.topology import Topology
 from sct_jax.training import assembly, mesh
 
+# The TPU compiler tries tilings of a convolution until one reaches this share of the speed that its own model of the
+# chip allows. Its default, 1, tries them all, minutes for some; a plan needs none. Operations, traffic, collectives and
+# temporaries come out the same (docs/results has both), the program itself smaller.
+QUICK = {"xla_jf_convolution_performance_target": "0.1"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Traced:
@@ -83,18 +88,29 @@ def trace(config: Any, spec: DataSpec, topology: Topology) -> Traced:
     )
 
 
-def compile_step(traced: Traced) -> Compiled:
-    """Compiles what was traced; minutes for a large network."""
+def compile_step(traced: Traced, full_search: bool = False) -> Compiled:
+    """Compiles what was traced; minutes for a large network, with ``full_search`` for a TPU hours."""
     began = time.perf_counter()
     elapsed = lambda: time.perf_counter() - began  # noqa: E731
+    quick = not full_search and traced.device_mesh.devices.flat[0].platform == "tpu"
     try:
-        compiled = traced.lowered.compile()
+        compiled = _compile(traced.lowered, QUICK if quick else {})
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
             raise
         overflow, memory = _overflow(str(error))
         return Compiled(None, memory, {}, elapsed(), overflow)
     return Compiled(compiled.as_text(), _memory(compiled), _cost(compiled), elapsed())
+
+
+def _compile(lowered: Any, options: dict[str, str]) -> Any:
+    """With those of the compiler's options, or with none where this version has not got them."""
+    try:
+        return lowered.compile(compiler_options=options or None)
+    except jax.errors.JaxRuntimeError as error:
+        if not options or "No such compile option" not in str(error):
+            raise
+        return lowered.compile()
 
 
 def resident_bytes(config: Any, spec: DataSpec) -> int:

@@ -19,6 +19,7 @@ def make_plan(
     price: float | None = None,
     efficiency: float = 0.4,
     data: str = "",
+    full_search: bool = False,
 ) -> dict[str, Any]:
     """Compiles the train step of a config and says what fits, what moves and how fast it could go.
 
@@ -28,6 +29,8 @@ def make_plan(
       price: of one chip for an hour, in any currency.
       efficiency: the share of the floor's speed to expect of a real run.
       data: as ``--data-spec``; empty: what is known of the config's data.
+      full_search: lets a TPU's compiler look for the fastest kernels, as a run's does: hours for a large network, and
+        only the bytes of the program itself come out otherwise, some of ``code`` and ``peak``.
 
     Raises:
       UserError: for a topology that is not known, a mesh or batch that does not divide, data that is not known.
@@ -41,8 +44,9 @@ def make_plan(
     spec = data_spec.find(config, data)
     found = topology.find(topology_name)
     traced = program.trace(config, spec, found)
-    compiled = program.compile_step(traced)
-    return _head(config, spec, found, traced) | _measures(config, spec, found, traced, compiled, price, efficiency)
+    compiled = program.compile_step(traced, full_search)
+    head = _head(config, spec, found, traced) | {"full_search": full_search}
+    return head | _measures(config, spec, found, traced, compiled, price, efficiency)
 
 
 def _head(config: Any, spec: Any, found: Topology, traced: Traced) -> dict[str, Any]:

@@ -151,6 +151,32 @@ def test_what_the_images_are_is_known_without_them(file, expected, request):
     assert data_spec.find(config, "28x28x1,0,60000") == DataSpec(28, 1, 0, 60_000)
 
 
+class Lowered:
+    """Stands for a program and a compiler that knows no option."""
+
+    def __init__(self, message):
+        self.message, self.options = message, []
+
+    def compile(self, compiler_options=None):
+        self.options.append(compiler_options)
+        if compiler_options:
+            raise jax.errors.JaxRuntimeError(self.message)
+        return "program"
+
+
+def test_a_compiler_without_the_option_is_called_without_it():
+    lowered = Lowered("INVALID_ARGUMENT: No such compile option: 'some_name'")
+    assert program._compile(lowered, {"some_name": "1"}) == "program"
+    assert lowered.options == [{"some_name": "1"}, None]
+
+
+def test_other_failures_of_the_compiler_are_not_hidden():
+    lowered = Lowered("RESOURCE_EXHAUSTED: out of HBM")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="out of HBM"):
+        program._compile(lowered, program.QUICK)
+    assert len(lowered.options) == 1
+
+
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: pip install libtpu")
 class TestOnTpu:
     @pytest.fixture(scope="class")
@@ -184,6 +210,22 @@ class TestOnTpu:
         sums = {each["dtype"]: each["bytes"] for each in plan["collectives"] if each["kind"] == "all-reduce"}
         assert max(sums, key=sums.get) == dtype
         assert ("bf16" in sums) == (dtype == "bf16")
+
+    def test_the_quick_search_changes_the_program_alone(self, tiny_config, monkeypatch):
+        """Kernels are chosen otherwise, and nothing else that a plan says; the option is one this libtpu has."""
+        fields = {"mesh.data": "-1", "model.name": "ddpmpp", "model.channels": "64", "model.channel_mult": "(1, 2)"}
+        fields |= {"model.num_blocks": "1", "model.compute_dtype": "bfloat16", "model.gradient_dtype": "float32"}
+        config = config_lib.load_config(tiny_config, fields)
+        options, compile_with = [], program._compile
+        monkeypatch.setattr(
+            program, "_compile", lambda lowered, chosen: options.append(chosen) or compile_with(lowered, chosen)
+        )
+        quick, full = make_plan(config, "v5e:2x2"), make_plan(config, "v5e:2x2", full_search=True)
+        assert options == [program.QUICK, {}]
+        assert (quick["full_search"], full["full_search"]) == (False, True)
+        for name in ("operations", "hbm_bytes", "collectives", "floor", "run", "weak_scaling"):
+            assert quick[name] == full[name], name
+        assert {n for n in full["memory"] if quick["memory"][n] != full["memory"][n]} <= {"code", "peak"}
 
     def test_memory_moves_at_least_the_state_in_and_out(self, plan):
         _, plan = plan
