@@ -35,7 +35,6 @@ class Family(NamedTuple):
       rows: whether they need each image's, or only the moments.
       real: whether they compare with real images.
       fewest: samples, and real images whose rows are compared; 0: one more than there are features.
-      more_is_better: whether a greater score is a better one.
     """
 
     names: tuple[str, ...]
@@ -44,7 +43,6 @@ class Family(NamedTuple):
     rows: bool = True
     real: bool = True
     fewest: int = 0
-    more_is_better: bool = True
 
 
 def _fid(fake: Any, real: Any) -> dict[str, float]:
@@ -75,10 +73,10 @@ def _density_coverage(fake: Any, real: Any) -> dict[str, float]:
 
 
 FAMILIES = (
-    Family(("fid",), FEATURES, _fid, rows=False, more_is_better=False),
-    Family(("sfid",), SPATIAL, _sfid, rows=False, more_is_better=False),
+    Family(("fid",), FEATURES, _fid, rows=False),
+    Family(("sfid",), SPATIAL, _sfid, rows=False),
     Family(("inception_score",), PROBABILITIES, _inception_score, real=False, fewest=SPLITS),
-    Family(("kid",), FEATURES, _kid, fewest=SUBSET, more_is_better=False),
+    Family(("kid",), FEATURES, _kid, fewest=SUBSET),
     Family(("precision", "recall"), FEATURES, _precision_recall, fewest=PRECISION_NEIGHBOURS + 1),
     Family(("density", "coverage"), FEATURES, _density_coverage, fewest=DENSITY_NEIGHBOURS + 1),
 )

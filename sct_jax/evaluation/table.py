@@ -6,10 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from sct_jax.evaluation.metrics import CLASS_AGREEMENT
-from sct_jax.evaluation.network_metrics import ERRORS, METRICS
-
-HIGHER_IS_BETTER = (CLASS_AGREEMENT, *(name for name, metric in METRICS.items() if metric.family.more_is_better))
+from sct_jax.evaluation.network_metrics import ERRORS
+from sct_jax.scores import more_is_better
 
 
 def summarize(each: Sequence[dict[str, float]], minimum: bool = False) -> dict[str, Any]:
@@ -27,7 +25,7 @@ def summarize(each: Sequence[dict[str, float]], minimum: bool = False) -> dict[s
             continue
         if len(values) > 1:
             summary[f"{name}_std"] = float(np.std(values, ddof=1))
-        if name not in HIGHER_IS_BETTER:
+        if not more_is_better(name):
             least[name] = min(values)
     return summary | ({"minimum": least} if minimum else {}) | {"per_seed": list(each)}
 

@@ -14,8 +14,8 @@ from sct_jax.evaluation import line_search
 from sct_jax.evaluation.line_search import MARGIN, Times
 from sct_jax.evaluation.meter import Meter
 from sct_jax.evaluation.provenance import provenance
-from sct_jax.evaluation.table import HIGHER_IS_BETTER
 from sct_jax.model import load
+from sct_jax.scores import more_is_better
 
 RANGE = (0.02, 20.0)  # noise levels in which the intermediate times are looked for
 
@@ -82,7 +82,7 @@ def search_times(
     num = meter.checked_num(num)
     for note in meter.notes:
         say(note)
-    sign = -1.0 if metric in HIGHER_IS_BETTER else 1.0
+    sign = -1.0 if more_is_better(metric) else 1.0
 
     def measure(times: Times) -> float:
         value = meter.scores(num, steps, seed, times=times)[metric]

@@ -12,33 +12,9 @@ from sct_jax.errors import UserError
 from sct_jax.report.page import chart, document, table
 from sct_jax.report.plots import DASHES, Series, legend, line_chart, number
 from sct_jax.report.runs import Run, read_runs
+from sct_jax.scores import SCORES, more_is_better
 
 MOST_GRIDS = 8  # a run and number of sampling steps
-HIGHER_IS_BETTER = ("class_agreement",)
-NAMES = {
-    "fid": "FID",
-    "fd_dinov2": "FD-DINOv2",
-    "class_agreement": "class agreement",
-    "fd_pca": "Fréchet distance (pixels)",
-    "fd_classifier": "Fréchet distance (classifier)",
-    "w2": "Wasserstein distance",
-    "consistency_error": "error to the exact function",
-    "consistency_error_at_t_max": "error to the exact function at t_max",
-    "denoiser_error": "error to the exact denoiser",
-    "images_per_second": "images/s",
-    "grad_norm": "gradient norm",
-}
-QUALITY = (
-    "fid",
-    "fd_dinov2",
-    "fd_pca",
-    "fd_classifier",
-    "class_agreement",
-    "w2",
-    "consistency_error",
-    "consistency_error_at_t_max",
-    "denoiser_error",
-)
 NOT_METRICS = ("kind", "step", "seconds", "sampling_steps", "num", "per_seed", "evaluations", "minimum")
 
 
@@ -69,8 +45,8 @@ def _heading(runs: list[Run]) -> str:
 def _comparison(runs: list[Run]) -> Iterator[str]:
     """The table that compares runs: what they cost and what their samples score."""
     steps = sorted({count for run in runs for count in _sampling_steps(run)})
-    names = [name for name in QUALITY if _scored(runs, steps, name)]
-    header = ["run", "method", "parameters", "trained", "images/s", "sampling", *(NAMES[name] for name in names)]
+    names = [name for name in SCORES if _scored(runs, steps, name)]
+    header = ["run", "method", "parameters", "trained", "images/s", "sampling", *(SCORES[name].label for name in names)]
     fixed = len(header) - len(names)
     rows, scores = [], []
     for run in runs:
@@ -92,11 +68,12 @@ def _comparison(runs: list[Run]) -> Iterator[str]:
         for column, name in enumerate(names):
             values = {i: row[name] for i, (own, row) in enumerate(scores) if own == count and _is_number(row.get(name))}
             if len(set(values.values())) > 1:
-                top = max(values.values()) if name in HIGHER_IS_BETTER else min(values.values())
+                top = (max if more_is_better(name) else min)(values.values())
                 best += [(i, fixed + column) for i, value in values.items() if value == top]
     yield "<h2>Comparison</h2>"
     yield (
-        "<p>Lower Fréchet distance and higher class agreement are better; neither means much without the other. "
+        "<p>Lower distances (FID and KID too) and errors are better, and higher class agreement, Inception Score, "
+        "precision, recall, density and coverage; none means much without the others. "
         "The best of the runs sampled alike is set off. Scores are those of <code>sct-jax evaluate</code> where there "
         "are any, else the last measured while training."
         "</p>"
@@ -106,14 +83,14 @@ def _comparison(runs: list[Run]) -> Iterator[str]:
 
 def _curves(runs: list[Run]) -> Iterator[str]:
     charts = []
-    for name, log in (("loss", True), ("grad_norm", True)):
+    for name, label in (("loss", "loss"), ("grad_norm", "gradient norm")):
         series = [
             Series(run.name, *_column(run.train, "step", name), colour=index)
             for index, run in enumerate(runs)
             if any(_is_number(record.get(name)) for record in run.train)
         ]
-        charts.append(_chart(NAMES.get(name, name).capitalize(), series, "training step", NAMES.get(name, name), log))
-    for name in QUALITY:
+        charts.append(_chart(label.capitalize(), series, "training step", label, log=True))
+    for name, score in SCORES.items():
         series = []
         for index, run in enumerate(runs):
             for dash, count in enumerate(sorted({record.get("sampling_steps") or 0 for record in run.evaluations})):
@@ -121,8 +98,8 @@ def _curves(runs: list[Run]) -> Iterator[str]:
                 x, y = _column(records, "step", name)
                 if x:
                     series.append(Series(f"{run.name}, {_steps(count)}", x, y, index, dash, markers=True))
-        title = NAMES[name][0].upper() + NAMES[name][1:]
-        charts.append(_chart(title, series, "training step", NAMES[name], log=name not in HIGHER_IS_BETTER))
+        title = score.label[0].upper() + score.label[1:]
+        charts.append(_chart(title, series, "training step", score.label, log=not score.more_is_better))
     charts = [one for one in charts if one]
     if charts:
         yield "<h2>Curves</h2>"

@@ -72,6 +72,24 @@ def test_the_better_run_is_marked_in_the_right_direction(make_run, tmp_path):
     assert "best" not in page.split("<td>bad</td>")[1].split("<td>0.9</td>")[1].split("<td>0.5</td>")[0]
 
 
+def test_the_standard_metrics_are_compared_each_in_its_direction(make_run, tmp_path):
+    good, bad = make_run("good"), make_run("bad")
+    scores = {"fid": (2.5, 7.25), "kid": (0.001, 0.004), "recall": (0.61, 0.32), "inception_score": (9.5, 8.75)}
+    for index, workdir in enumerate((good, bad)):
+        row = {"sampling_steps": 1} | {name: pair[index] for name, pair in scores.items()}
+        (workdir / "evaluation.json").write_text(json.dumps({"results": [row]}))
+    page = write_report([good, bad], tmp_path / "report.html").read_text()
+    comparison = page.split("<h2>Comparison</h2>")[1].split("<h2>")[0]
+    heads = re.findall(r"<th[^>]*>([^<]*)</th>", comparison)
+    assert [head for head in heads if head in ("FID", "Inception Score", "KID", "recall", "precision")] == [
+        *("FID", "Inception Score", "KID", "recall")
+    ]
+    for better, worse in scores.values():
+        assert f"<td class=best>{better:g}</td>" in comparison
+        assert f"<td class=best>{worse:g}</td>" not in comparison
+        assert f"<td>{worse:g}</td>" in comparison
+
+
 def test_a_bare_run_gives_a_report_that_says_what_is_missing(make_run, tmp_path):
     workdir = tmp_path / "bare"
     workdir.mkdir()
