@@ -11,7 +11,7 @@ from sct_jax import config as config_lib
 from sct_jax import models
 from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
-from sct_jax.plan import data_spec, program, topology
+from sct_jax.plan import data_spec, program, run, topology
 from sct_jax.plan.run import make_plan
 from sct_jax.plan.text import describe
 
@@ -175,6 +175,23 @@ def test_other_failures_of_the_compiler_are_not_hidden():
     with pytest.raises(jax.errors.JaxRuntimeError, match="out of HBM"):
         program._compile(lowered, program.QUICK)
     assert len(lowered.options) == 1
+
+
+@pytest.mark.parametrize(
+    ("spare", "name", "full_search", "warned"),
+    [
+        (2.9, "v5e:2x2", False, True),
+        (3.1, "v5e:2x2", False, False),
+        (2.9, "v5e:2x2", True, False),
+        (2.9, "local", False, False),
+        (-0.1, "v5e:2x2", False, False),
+    ],
+)
+def test_a_narrow_fit_of_a_quick_plan_is_said(spare, name, full_search, warned):
+    """The program of a full search may be four times as large, so three of it must be to spare."""
+    memory = {"capacity": 16e9, "code": 1e9, "peak": 16e9 - spare * 1e9}
+    plan = {"memory": memory, "fits": spare > 0, "topology": name, "full_search": full_search}
+    assert ["--full-search" in note for note in run._narrow(plan)] == ([True] if warned else [])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: pip install libtpu")
