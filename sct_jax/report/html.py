@@ -196,7 +196,7 @@ def _notes(runs: list[Run]) -> Iterator[str]:
 
 
 def _chart(title: str, series: list[Series], x_label: str, y_label: str, log: bool) -> str:
-    log = log and any(value > 0 for one in series for value in one.y)
+    log = log and all(value > 0 for one in series for value in one.y)  # an unbiased KID may be below 0
     svg = line_chart(series, x_label, y_label, log_y=log)
     return chart(title, svg, legend(series)) if svg else ""
 

@@ -90,6 +90,20 @@ def test_the_standard_metrics_are_compared_each_in_its_direction(make_run, tmp_p
         assert f"<td>{worse:g}</td>" in comparison
 
 
+def test_the_curve_of_a_score_below_zero_is_whole(make_run, tmp_path):
+    """An unbiased KID may be: a logarithmic axis would leave its points out."""
+    workdir = make_run()
+    values = (0.004, 0.001, -0.0002)
+    lines = [
+        json.dumps({"kind": "evaluation", "step": 400 * (index + 1), "sampling_steps": 3, "kid": value})
+        for index, value in enumerate(values)
+    ]
+    (workdir / "metrics.jsonl").write_text("\n".join(lines))
+    page = write_report([workdir], tmp_path / "report.html").read_text()
+    figure = page.split("<figcaption>KID")[0].rsplit("<figure", 1)[-1] + page.split("<figcaption>KID")[1]
+    assert figure.split("</figure>")[0].count("<circle") == len(values)
+
+
 def test_a_bare_run_gives_a_report_that_says_what_is_missing(make_run, tmp_path):
     workdir = tmp_path / "bare"
     workdir.mkdir()
