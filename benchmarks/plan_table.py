@@ -1,6 +1,6 @@
 """What the runs of the paper would take on TPU slices: a plan each, the table of all, and weak scaling to 256 chips.
 
-    python benchmarks/plan_table.py --out docs/results/plan            # all plans below; an hour on two cores
+    python benchmarks/plan_table.py --out docs/results/plan            # all plans below; an hour or two on two cores
     python benchmarks/plan_table.py --only cifar10 --out docs/results/plan
     python benchmarks/plan_table.py --limit 0 --out docs/results/plan  # the table of what was planned already
 
