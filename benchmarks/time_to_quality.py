@@ -74,6 +74,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", default="fashion_mnist", help="the configs' prefix")
     parser.add_argument("--model", nargs="*", default=MODEL.split(), metavar="KEY=VALUE", help="of all runs")
     parser.add_argument("--edm", nargs="*", default=EDM.split(), metavar="KEY=VALUE", help="of the diffusion model")
+    parser.add_argument("--cpu-devices", type=int, default=0, metavar="N", help="ours compute on the CPU as N devices")
     parser.add_argument("--runs", type=Path, default=Path("runs/time_to_quality"))
     parser.add_argument("--out", required=True)
     return parser.parse_args()
@@ -81,7 +82,7 @@ def parse() -> argparse.Namespace:
 
 def check_settings(args: argparse.Namespace) -> None:
     """Writes into ``--runs`` what its results depend on; stops where that is not what they were made with."""
-    names = ("steps", "every", "stage_steps", "lr", "ema", "num", "data", "model", "edm")
+    names = ("steps", "every", "stage_steps", "lr", "ema", "num", "data", "model", "edm", "cpu_devices")
     settings, note = {name: getattr(args, name) for name in names}, args.runs / "settings.json"
     if not note.exists():
         files.write_json(note, settings)
@@ -182,6 +183,7 @@ def command(args: argparse.Namespace, name: str, seed: int, folder: Path) -> lis
     tuned += f"checkpoint.every_steps={args.every} checkpoint.keep_every_steps={args.every} "
     tuned += f"init.checkpoint={(args.runs / 'edm').absolute()}"
     given = [*config(args, name.lower(), *tuned.split()), "--workdir", str(folder.absolute())]
+    given += ["--cpu-devices", str(args.cpu_devices)] if args.cpu_devices else []
     return [sys.executable, "-m", "sct_jax", "train", *given]
 
 

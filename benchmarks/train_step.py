@@ -2,12 +2,13 @@
 
     python benchmarks/train_step.py --config configs/cifar10_ect.py --batch 128 --out step.json     # a GPU or TPU
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/train_step.py --config configs/cifar10_ect.py --batch 4 \\
-        --modes float32 --peer ECT --peer-python PYTHON                                             # two CPU cores
+        --modes float32 --cpu-devices 2 --peer ECT --peer-python PYTHON                             # two CPU cores
 
 Modes: `float32` (TF32 off), `tf32`, `bfloat16` (activations; parameters, losses and averages stay float32). Images are
 random: what is timed is the whole jitted step on data that is on the device, and the sampler. Operations are those of
 the plain convolutions, multiply-adds as two, whatever the device makes of them; utilisation is their rate over the
 chip's published peak, on a CPU over the rate of a matrix product measured here. `--set model.channels=32` overrides.
+One device computes; `--cpu-devices 2` makes two of the CPU, as `sct-jax train` does, and splits the batch over them.
 
 `--peer` is a checkout of github.com/locuslab/ect, run by `--peer-python` (which has PyTorch) through `peer_ect.py`
 after ours, on the same shapes, device and environment; the ratio is its time over ours.
@@ -45,6 +46,8 @@ SPECS = {"cifar10": DataSpec(32, 3, 10, 50_000), "imagenet64": DataSpec(64, 3, 1
 
 def main() -> None:
     args = parse()
+    if args.cpu_devices:
+        mesh.split_cpu(args.cpu_devices)
     load, rows = os.getloadavg()[0], []
     for mode in args.modes:
         rows.append({"implementation": "sct_jax", "mode": mode} | measure(args, mode))
@@ -57,6 +60,7 @@ def main() -> None:
         "config": args.config,
         "overrides": args.set,
         "batch": args.batch,
+        "devices": args.cpu_devices or 1,
         "rows": rows,
         "ratios": ratios(rows),
         "cpu_cores": os.cpu_count(),
@@ -78,6 +82,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--modes", nargs="+", choices=list(PRECISION), default=list(PRECISION))
     parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--cpu-devices", type=int, default=0, metavar="N", help="compute on the CPU as N devices")
     parser.add_argument("--peer", type=Path, help="a checkout of ECT")
     parser.add_argument("--peer-python", default=sys.executable, help="a Python that has PyTorch")
     parser.add_argument("--peer-modes", nargs="+", default=["shipped"], choices=["shipped", "tf32", "bfloat16"])
@@ -93,13 +98,15 @@ def measure(args: argparse.Namespace, mode: str) -> dict[str, Any]:
     given |= {"batch_size": str(args.batch), "model.compute_dtype": compute}
     config = config_lib.load_config(args.config, given)
     spec = SPECS["imagenet64" if "imagenet64" in args.config else "cifar10"]
-    made = assembly.assemble(config, spec, mesh.make_mesh(1, 1, jax.devices()[:1]))
+    devices = mesh.make_mesh(args.cpu_devices or 1, 1, jax.devices()[: args.cpu_devices or 1])
+    made = assembly.assemble(config, spec, devices)
     state, rng, size = assembly.initial_state(made), np.random.default_rng(0), spec.image_size
     images = rng.integers(0, 256, (args.batch, size, size, 3)).astype(np.uint8)
-    batch = jax.device_put({"image": images, "label": np.arange(args.batch, dtype=np.int32) % spec.num_classes})
+    batch = {"image": images, "label": np.arange(args.batch, dtype=np.int32) % spec.num_classes}
+    batch = jax.device_put(batch, mesh.split_batch(devices))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     traced = jax.jit(made.train_step, donate_argnums=0).trace(state, batch)
-    work = sum(operations.count(traced.jaxpr).values())
+    work = sum(operations.count(traced.jaxpr).values())  # of all devices
     began = time.perf_counter()
     compiled = traced.lower().compile()
     compiling = time.perf_counter() - began

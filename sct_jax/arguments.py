@@ -82,6 +82,11 @@ def _window(text: str) -> tuple[int, int]:
 # What argparse calls them.
 _integers.__name__, _floats.__name__ = "list of whole numbers", "list of numbers"
 _window.__name__ = "window FIRST:STEPS"
+CPU_DEVICES: dict[str, Any] = {
+    "type": int,
+    "metavar": "N",
+    "help": "compute on the CPU as N devices, such as one a core, each with a part of the batch",
+}
 ETA: dict[str, Any] = {"type": float, "help": "phased models step past edge s to eta s (default: the config's)"}
 
 
@@ -100,6 +105,7 @@ def _train(sub: Parser) -> None:
     )
     sub.add_argument("--disable-jit", action="store_true", help="operations one by one, for a debugger; very slow")
     sub.add_argument("--deterministic", action="store_true", help="the same bits on a GPU each time; slower")
+    sub.add_argument("--cpu-devices", **CPU_DEVICES)
     found = "(default: found in the environment)"
     sub.add_argument("--coordinator", default="", help=f"of several processes: HOST:PORT of process 0, or auto {found}")
     sub.add_argument("--num-processes", type=int, default=0, help=f"how many there are {found}")
@@ -148,6 +154,7 @@ def _evaluate_reference(sub: Parser) -> None:
     sub.add_argument("--keep-features", action="store_true", help="of each image too: for kid, precision, density ...")
     sub.add_argument("--num", type=int, help="so many images, drawn at random (default: all)")
     sub.add_argument("--batch-size", type=int, default=256, help="images at a time (default %(default)s)")
+    sub.add_argument("--cpu-devices", **CPU_DEVICES)
     sub.add_argument("--out", required=True, help="reference.npz")
 
 
@@ -227,6 +234,7 @@ def _checkpoint_arguments(sub: Parser) -> None:
     sub.add_argument("--checkpoint", required=True, help="a workdir, one of its checkpoints/STEP, or a .pkl or .pt")
     sub.add_argument("--ema", default="", help="EMA profile (default: the first of the run; raw: raw weights)")
     sub.add_argument("--batch-size", type=int, default=256, help="images at a time (default %(default)s)")
+    sub.add_argument("--cpu-devices", **CPU_DEVICES)
     sub.add_argument("--noise", choices=("fresh", "none"), help="of the steps after the first (default: the config's)")
     sub.add_argument("--guide", metavar="GUIDE", help="guide away from: unconditional, or a checkpoint as above")
     sub.add_argument("--omega", type=float, help="how far: D + omega (D - D_guide) (default 1)")

@@ -237,6 +237,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         args = parse(arguments, VERBS)
         _start_jax()
+        if getattr(args, "cpu_devices", None) is not None:
+            from sct_jax.training import mesh
+
+            mesh.split_cpu(args.cpu_devices)
         args.run(args)
     except UserError as error:
         if "--debug" in arguments:

@@ -151,6 +151,7 @@ def test_conditioning_needs_labels(train, tmp_path):
         (["--steps", "-1"], ["--steps -1"]),
         (["--batch-size", "0"], ["--batch-size 0"]),
         (["--seed", "99999999999"], ["--seed 99999999999"]),
+        (["--cpu-devices", "0"], ["--cpu-devices 0"]),
         (["--times", "1,80"], ["--times", "descending"]),
         (["--times", "80,-1"], ["--times", "-1"]),
         (["--times", "nan"], ["--times", "nan"]),

@@ -7,6 +7,7 @@ devices holds one copy of the state (hybrid).
 """
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +19,26 @@ from jax.sharding import PartitionSpec as P
 from sct_jax.errors import UserError
 
 AXES = ("data", "fsdp")
+FORCED_DEVICES = "--xla_force_host_platform_device_count"
+
+
+def split_cpu(count: int) -> None:
+    """Makes JAX compute on this machine's CPU, as ``count`` devices; before it has started to.
+
+    All share the cores: what one of them cannot do in parallel leaves a core to another.
+
+    Raises:
+      UserError: when the environment asks for another platform or has counted the devices already.
+    """
+    flags, platform = os.environ.get("XLA_FLAGS", ""), os.environ.get("JAX_PLATFORMS", "") or "cpu"
+    if count < 1:
+        raise UserError(f"--cpu-devices {count}: give a number from 1, such as that of the cores, {os.cpu_count()}")
+    if platform.lower() != "cpu":
+        raise UserError(f"--cpu-devices is for CPUs and JAX_PLATFORMS is {platform}: leave one of the two out")
+    if FORCED_DEVICES in flags:
+        raise UserError(f"--cpu-devices, and {FORCED_DEVICES} in XLA_FLAGS: leave one of the two out")
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", count)
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:

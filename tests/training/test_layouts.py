@@ -203,6 +203,48 @@ def test_meshes_that_cannot_be_made(data, fsdp, complaint):
         mesh.make_mesh(data, fsdp)
 
 
+def command(*arguments):
+    """The command line in a process of its own, which counts the CPU's devices itself."""
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    whole = [sys.executable, "-m", "sct_jax", *map(str, arguments)]
+    done = subprocess.run(whole, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_a_run_on_the_cpu_as_several_devices_is_the_same(tiny_config, tiny_run, tmp_path):
+    losses = lambda run: [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]  # noqa: E731
+    workdir = tmp_path / "run"
+    given = ["--config", tiny_config, "--workdir", workdir, "--config.mesh.data=-1", "--cpu-devices", 4]
+    assert "4 x cpu" in command("train", *given)
+    np.testing.assert_allclose(losses(workdir), losses(tiny_run), rtol=2e-5)
+    images = []
+    for name, more in (("one.npz", []), ("three.npz", ["--cpu-devices", 3])):
+        command("sample", "--checkpoint", workdir, "--num", 7, "--out", tmp_path / name, *more)
+        with np.load(tmp_path / name) as file:
+            images.append(file["images"].astype(int))
+    assert images[0].shape == (7, 8, 8, 1)
+    np.testing.assert_allclose(*images, atol=1)  # a rounding to uint8
+
+
+@pytest.mark.parametrize(
+    ("count", "environment", "complaint"),
+    [
+        (0, {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}, r"--cpu-devices 0: give a number from 1, such as"),
+        (2, {"JAX_PLATFORMS": "cuda", "XLA_FLAGS": ""}, r"--cpu-devices is for CPUs and JAX_PLATFORMS is cuda"),
+        (
+            *(2, {"JAX_PLATFORMS": "", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}),
+            r"--xla_force_host_platform_device_count in XLA_FLAGS: leave one of the two out",
+        ),
+    ],
+)
+def test_a_cpu_that_cannot_be_split(monkeypatch, count, environment, complaint):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=complaint):
+        mesh.split_cpu(count)
+
+
 def test_a_batch_that_does_not_divide():
     with pytest.raises(UserError, match=r"config.batch_size = 20 does not divide over 8 devices; try 16"):
         mesh.check_divides(mesh.make_mesh(2, 4), 20)
