@@ -31,6 +31,7 @@ SCORES = {  # in the order in which a page shows them
     "consistency_error": Score("error to the exact function"),
     "consistency_error_at_t_max": Score("error to the exact function at t_max"),
     "denoiser_error": Score("error to the exact denoiser"),
+    "denoiser_error_at_t_max": Score("error to the exact denoiser at t_max"),
 }
 
 
