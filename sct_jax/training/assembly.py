@@ -65,7 +65,7 @@ def initial_state(made: Assembly, weights: Any = None) -> TrainState:
     else:
         weights = mesh.put(weights, mesh.split_state(made.device_mesh, weights, made.config.mesh.fsdp_min_size))
         state = jax.jit(start, out_shardings=state_shardings(made, jax.eval_shape(start, weights)))(weights)
-    context = made.objective.start(state.params)  # not in the jitted function: a teacher is no constant of it
+    context = state.context | made.objective.start(state.params)  # not jitted: a teacher is no constant of a function
     return replace(state, context=mesh.put(context, state_shardings(made, context)))
 
 
@@ -77,7 +77,7 @@ def abstract_state(made: Assembly) -> TrainState:
         state = step.initial_state(made.config, params, made.network.project)
         teacher = made.teacher and made.teacher._replace(params=teacher_params)
         objective = _objective(made.config, made.network, teacher, made.device_mesh)
-        return replace(state, context=objective.start(state.params))
+        return replace(state, context=state.context | objective.start(state.params))
 
     shapes = jax.eval_shape(make, made.teacher and made.teacher.params)
     return _with_shardings(shapes, state_shardings(made, shapes))
