@@ -1,4 +1,4 @@
-"""Scaled gradients are the gradients; a step that overflows is left out, halves the scale, and is not lost in silence."""
+"""Scaled gradients are the gradients; a step that overflows is left out and halves the scale, and is counted."""
 
 import jax
 import jax.numpy as jnp
