@@ -64,7 +64,7 @@ def sample(args: argparse.Namespace) -> None:
     from sct_jax.sampling import generate, output
 
     output.check_target(args.out)
-    model = model_lib.load(args.checkpoint, args.ema)
+    model = model_lib.load(args.checkpoint, args.ema, boundary=args.boundary, sigma_min=args.sigma_min)
     labels = model.check_labels(args.labels)
     options = {"times": args.times, "batch_size": args.batch_size} | _sampling_options(args)
     images = model.sample(args.num, args.steps, args.seed, labels, **options)
@@ -163,7 +163,9 @@ def export(args: argparse.Namespace) -> None:
     """Writes weights with the names of the original's PyTorch class, or the sampler as a program, for others."""
     from sct_jax.interop.export import export_checkpoint
 
-    for path in export_checkpoint(args.checkpoint, args.format, args.out, args.ema, args.steps):
+    names = ("boundary", "sigma_min")
+    options = {name: getattr(args, name) for name in names}
+    for path in export_checkpoint(args.checkpoint, args.format, args.out, args.ema, args.steps, **options):
         print(path)
 
 
@@ -206,7 +208,7 @@ VERBS = (train, sample, evaluate, evaluate_reference, evaluate_times, import_, p
 
 
 def _measuring_options(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("num", "features", "data_path", "batch_size", "noise", "guide", "omega")
+    names = ("num", "features", "data_path", "batch_size", "noise", "guide", "omega", "boundary", "sigma_min")
     options = {name: getattr(args, name) for name in names}
     return options | {"profile": args.ema, "references": args.reference}
 
