@@ -8,12 +8,13 @@ import argparse
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from sct_jax import files
 from sct_jax.arguments import parse
-from sct_jax.errors import UserError
+from sct_jax.errors import SamplingWarning, UserError
 
 
 def train(args: argparse.Namespace) -> None:
@@ -221,6 +222,14 @@ def _note(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    """Ours in one line, others as Python shows them."""
+    if issubclass(category, SamplingWarning):
+        _note(f"warning: {message}")
+    else:
+        _note(warnings.formatwarning(message, category, *place[:2]).rstrip())
+
+
 def _start_jax() -> None:
     """Settings that must precede the import of JAX: where compiled programs are kept, and to log little."""
     cache = files.cache_folder()
@@ -243,7 +252,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             from sct_jax.training import mesh
 
             mesh.split_cpu(args.cpu_devices)
-        args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            args.run(args)
     except UserError as error:
         if "--debug" in arguments:
             traceback.print_exception(error)

@@ -152,7 +152,7 @@ SCHEMA: dict[str, Field] = {
     "objective.q": Field(2.0, "base of the schedule: t - r is t n(t) / q^(stage + 1)", above=1),
     "objective.k": Field(8.0, "n(t) = 1 + k sigmoid(-b t)", low=0),
     "objective.b": Field(1.0, "n(t) = 1 + k sigmoid(-b t)", low=0),
-    "objective.ratio_limit": Field(0.999, "largest r / t", above=0, high=1),
+    "objective.ratio_limit": Field(0.999, "largest r / t; 1: none (ECT)", above=0, high=1),
     "objective.phases": Field(
         1, "segments of the ODE path, each mapped to its start; 1: the plain model", low=1, high=8
     ),

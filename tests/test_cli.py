@@ -307,6 +307,23 @@ def test_a_guide_or_step_that_cannot_be_is_one_line(sct_jax_command, tiny_run, t
     assert not out.exists()
 
 
+@pytest.mark.parametrize("verb", ["sample", "evaluate", "export"])
+def test_steps_and_times_that_are_hardly_meant_are_one_line_of_warning(sct_jax_command, tiny_run, tmp_path, verb):
+    """And the work is done all the same."""
+    out = {"sample": "images.npz", "evaluate": "metrics.json", "export": "sampler.stablehlo"}[verb]
+    more = {"sample": ["--num", 4], "evaluate": ["--num", 80, "--seeds", "0,1"], "export": ["--format", "stablehlo"]}
+    calls = [(["--steps", 4], "--steps 4: config.sampling.mid_times has 1 noise level, not 3")]
+    calls += [(["--times", "100,1"], "--times 100.0,1.0 starts at 100, above 80")] * (verb != "export")
+    for arguments, said in calls:
+        finished = sct_jax_command(verb, "--checkpoint", tiny_run, "--out", tmp_path / out, *more[verb], *arguments)
+        assert finished.status == 0, finished.err
+        lines = [line for line in finished.err.splitlines() if line.startswith("warning:")]
+        assert len(lines) == 1
+        assert said in lines[0]
+        assert "SamplingWarning" not in finished.err
+        assert (tmp_path / out).exists()
+
+
 def test_the_label_minus_one_is_read_as_one_and_needs_label_dropout(sct_jax_command, tiny_run, tmp_path):
     arguments = ("--num", 4, "--labels", "-1,5", "--out", tmp_path / "none.npz")
     complaint = sct_jax_command("sample", "--checkpoint", tiny_run, *arguments).complaint

@@ -10,7 +10,7 @@ from sct_jax import config as config_lib
 from sct_jax import models
 from sct_jax.data import DataSpec
 from sct_jax.diffusion import precondition
-from sct_jax.errors import UserError
+from sct_jax.errors import SamplingWarning, UserError
 from sct_jax.model import Model
 from sct_jax.objectives.table import ROWS
 from sct_jax.sampling import samplers
@@ -75,6 +75,13 @@ def test_no_labels_is_the_label_minus_one(name):
     denoise = jax.jit(network.denoise)
     assert jnp.array_equal(denoise(params, x, t), denoise(params, x, t, jnp.array([-1, -1])))
     assert not jnp.array_equal(denoise(params, x, t), denoise(params, x, t, jnp.array([0, 1])))
+
+
+def test_steps_and_times_that_are_hardly_meant_warn(model):
+    with pytest.warns(SamplingWarning, match=r"--steps 4: config.sampling.mid_times has 1 noise level, not 3"):
+        model.sample(2, steps=4)
+    with pytest.warns(SamplingWarning, match=r"--times 100.0,1.0 starts at 100, above 80"):
+        model.sample(2, times=(100.0, 1.0))
 
 
 # The boundary of sampling.

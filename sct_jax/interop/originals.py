@@ -35,6 +35,7 @@ _FIXED = {"emb_norm": False, "learnable_scale": False, "clip_act": 256, "decoder
 # Second noise levels of two-step sampling that the authors publish: ECT (CIFAR-10; ImageNet-64), CM (ImageNet-64).
 _MID_TIMES = {"ect": 0.821, "sct": 0.821, "ict": 0.821, "ct": 1.91, "cd": 1.38}
 _MID_TIME_EDM2 = 1.526
+_TCM_RATIO_LIMIT = (0.999, 1 - 1 / 256)  # on CIFAR-10, on ImageNet-64
 _ECT_SIGMA_MIN = 0.003  # the shift with which ECT evaluates CIFAR-10
 
 
@@ -76,7 +77,10 @@ def describe(module: Inert | None, loss: Any, network: Architecture, method: str
     chosen = chosen or PRECONDITIONERS.get(name) or _guess(family, file_name, notes)
     model = _options(module, family) | _preconditioning(module, family, chosen, notes)
     sampling = _sampling(chosen, family, network.image_size) | _evaluation(module, family, chosen, notes)
-    return Meaning(model, _objective(chosen, loss, notes), sampling, notes)
+    objective = _objective(chosen, loss, notes)
+    if chosen == "ect" and class_name(module) == "ECMPrecond" and not _is_shifted(module.source):
+        objective["ratio_limit"] = _TCM_RATIO_LIMIT[family == "edm2"]
+    return Meaning(model, objective, sampling, notes)
 
 
 def _without_head(name: str, network: Architecture, notes: list[str]) -> str:

@@ -55,6 +55,8 @@ def test_an_imported_network_predicts_what_the_original_predicts(file, tmp_path)
     config, spec, params, _ = import_model(unpacked(file, tmp_path), image_size=8)
     assert {name: config.model[name] for name in fields} == fields
     assert config.objective.method == METHODS[file]
+    limits = {"ect.pkl": 1.0, "tcm.pkl": 1 - 1 / 256}
+    assert config.objective.ratio_limit == limits.get(file, 0.999)
     assert (spec.image_size, spec.channels, config.data.source) == (8, 3, "none")
     sampled = config_lib.sampled_model(config)
     shift = ("sigma_min", 0.003) if file == "ect.pkl" else (config.model.boundary, config.model.sigma_min)
