@@ -257,6 +257,7 @@ def _check_relations(config: Config) -> None:
     _check_objective(config)
     if config.data.augment:
         _check_augmentation(config)
+    _check_warped_rows(config)
     for profile in config.ema.profiles:
         parse_profile(profile)
 
@@ -328,6 +329,20 @@ def _check_augmentation(config: Config) -> None:
         wrong = f"needs reference.source = 'batch': the rows of {reference.source!r} are not augmented"
     if wrong:
         raise UserError(f"config.data.augment = {config.data.augment:g} {wrong}")
+
+
+def _check_warped_rows(config: Config) -> None:
+    rows = config.reference.warped_rows
+    if rows and not (config.objective.method == "stf" and config.data.augment):
+        raise UserError(
+            f"config.reference.warped_rows = {rows} needs objective.method = 'stf' and data.augment > 0: nothing else "
+            "looks at warped images"
+        )
+    if rows and rows >= config.batch_size:
+        raise UserError(
+            f"config.reference.warped_rows = {rows} must be below config.batch_size = {config.batch_size}: they are "
+            "the other images of the batch"
+        )
 
 
 def _set(config: Config, key: str, value: Any) -> None:

@@ -174,6 +174,12 @@ SCHEMA: dict[str, Field] = {
     "reference.same_class": Field(True, "when conditional, a query sees the rows of its class only"),
     "reference.size": Field(256, "bank: rows for each query, beside its own sample", low=1),
     "reference.bank_block": Field(16, "bank: rows for each query worked on at a time", low=1),
+    "reference.warped_rows": Field(
+        0,
+        "stf with data.augment: images of the batch that a warped one sees, warped as it is; each costs another "
+        "augmentation of the batch. 0: a warped image keeps its own sample as the target",
+        low=0,
+    ),
     "reference.block": Field(1024, "dataset: rows worked on at a time", low=1),
     "reference.resident_max_mib": Field(
         2048, "bank: largest store kept on the device, MiB; a larger one stays in the host's memory", low=0

@@ -84,8 +84,6 @@ class Generator:
         self, noise: str | None = None, eta: float | None = None, times: Sequence[float] | None = None
     ) -> None:
         """Raises a UserError for sampling options that are impossible or do nothing with this kind of model."""
-        if times is not None:
-            self._checked_times(times)
         if noise is not None:
             if noise not in NOISES:
                 raise UserError(f"--noise {noise}: must be {' or '.join(NOISES)}")
@@ -98,6 +96,8 @@ class Generator:
                 raise UserError(f"--eta {eta:g}: only phased models have edges to skip; leave it out")
             if times is not None:
                 raise UserError("--eta and --times: the times say already where the steps go; give one of the two")
+        if times is not None:
+            self._checked_times(times)
 
     def __call__(
         self,
@@ -230,10 +230,10 @@ class Generator:
         """:meth:`times`; where they are not of the config, what they are is said."""
         levels, mid = self.times(steps, eta), self._sampling.mid_times
         if self._kind == "consistency" and steps > 1 and len(mid) != steps - 1:
-            listed, several = ",".join(f"{t:.3g}" for t in levels), "" if len(mid) == 1 else "s"
+            listed, what = ",".join(f"{t:.3g}" for t in levels), "noise level" if len(mid) == 1 else "noise levels"
             warnings.warn(
-                f"--steps {steps}: config.sampling.mid_times has {len(mid)} noise level{several}, not {steps - 1}: taken "
-                f"are {listed}, even in ln t and not tuned; choose them with --times",
+                f"--steps {steps}: config.sampling.mid_times has {len(mid)} {what}, not {steps - 1}: taken are "
+                f"{listed}, even in ln t and not tuned; choose them with --times",
                 SamplingWarning,
                 stacklevel=3,
             )
