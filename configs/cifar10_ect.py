@@ -34,4 +34,6 @@ def get_config() -> Config:
     config.checkpoint.every_steps = 10_000
     config.sampling.every_steps = 10_000
     config.sampling.mid_times = (0.821,)
+    config.sampling.boundary = "sigma_min"  # ECT trains with boundary zero and evaluates with this shift
+    config.sampling.sigma_min = 0.003
     return config

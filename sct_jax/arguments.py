@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from sct_jax.errors import UserError
+from sct_jax.schema import BOUNDARIES
 from sct_jax.version import __version__
 
 Verb = Callable[[argparse.Namespace], None]
@@ -210,6 +211,7 @@ def _export(sub: Parser) -> None:
     sub.add_argument("--ema", default="", help="EMA profile (default: the first of the run; raw: raw weights)")
     sub.add_argument("--format", required=True, help="safetensors: the weights; stablehlo: the sampler (jax.export)")
     sub.add_argument("--steps", type=int, help="of the sampler (default: as sample)")
+    _boundary_arguments(sub)
     sub.add_argument("--out", required=True, help="model.safetensors, or sampler.stablehlo")
 
 
@@ -238,6 +240,14 @@ def _checkpoint_arguments(sub: Parser) -> None:
     sub.add_argument("--noise", choices=("fresh", "none"), help="of the steps after the first (default: the config's)")
     sub.add_argument("--guide", metavar="GUIDE", help="guide away from: unconditional, or a checkpoint as above")
     sub.add_argument("--omega", type=float, help="how far: D + omega (D - D_guide) (default 1)")
+    _boundary_arguments(sub)
+
+
+def _boundary_arguments(sub: Parser) -> None:
+    sub.add_argument(
+        "--boundary", choices=BOUNDARIES, help="where the denoiser is the identity (default: the config's sampling)"
+    )
+    sub.add_argument("--sigma-min", type=float, help="the shift of --boundary sigma_min (default: the config's)")
 
 
 def _measuring_arguments(sub: Parser) -> None:

@@ -8,12 +8,13 @@ import argparse
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from sct_jax import files
 from sct_jax.arguments import parse
-from sct_jax.errors import UserError
+from sct_jax.errors import SamplingWarning, UserError
 
 
 def train(args: argparse.Namespace) -> None:
@@ -64,7 +65,7 @@ def sample(args: argparse.Namespace) -> None:
     from sct_jax.sampling import generate, output
 
     output.check_target(args.out)
-    model = model_lib.load(args.checkpoint, args.ema)
+    model = model_lib.load(args.checkpoint, args.ema, boundary=args.boundary, sigma_min=args.sigma_min)
     labels = model.check_labels(args.labels)
     options = {"times": args.times, "batch_size": args.batch_size} | _sampling_options(args)
     images = model.sample(args.num, args.steps, args.seed, labels, **options)
@@ -163,7 +164,9 @@ def export(args: argparse.Namespace) -> None:
     """Writes weights with the names of the original's PyTorch class, or the sampler as a program, for others."""
     from sct_jax.interop.export import export_checkpoint
 
-    for path in export_checkpoint(args.checkpoint, args.format, args.out, args.ema, args.steps):
+    names = ("boundary", "sigma_min")
+    options = {name: getattr(args, name) for name in names}
+    for path in export_checkpoint(args.checkpoint, args.format, args.out, args.ema, args.steps, **options):
         print(path)
 
 
@@ -206,7 +209,7 @@ VERBS = (train, sample, evaluate, evaluate_reference, evaluate_times, import_, p
 
 
 def _measuring_options(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("num", "features", "data_path", "batch_size", "noise", "guide", "omega")
+    names = ("num", "features", "data_path", "batch_size", "noise", "guide", "omega", "boundary", "sigma_min")
     options = {name: getattr(args, name) for name in names}
     return options | {"profile": args.ema, "references": args.reference}
 
@@ -217,6 +220,14 @@ def _sampling_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def _note(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    """Ours in one line, others as Python shows them."""
+    if issubclass(category, SamplingWarning):
+        _note(f"warning: {message}")
+    else:
+        _note(warnings.formatwarning(message, category, *place[:2]).rstrip())
 
 
 def _start_jax() -> None:
@@ -241,7 +252,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             from sct_jax.training import mesh
 
             mesh.split_cpu(args.cpu_devices)
-        args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            args.run(args)
     except UserError as error:
         if "--debug" in arguments:
             traceback.print_exception(error)

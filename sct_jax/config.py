@@ -12,7 +12,7 @@ from typing import Any
 import ml_collections
 
 from sct_jax.errors import UserError
-from sct_jax.schema import AUGMENT_LABELS, DENOISING, SCHEMA, Field
+from sct_jax.schema import AUGMENT_LABELS, BOUNDARIES, DENOISING, SCHEMA, Field
 
 Config = ml_collections.ConfigDict
 
@@ -132,6 +132,40 @@ def flatten(config: Config | dict[str, Any], prefix: str = "") -> dict[str, Any]
     return flat
 
 
+def sampled_model(config: Config) -> Config:
+    """``config.model`` as samples are drawn and measured: with the boundary of ``config.sampling`` where it has one."""
+    model = config.model.copy_and_resolve_references()
+    with model.unlocked():
+        model.boundary = config.sampling.boundary or model.boundary
+        if model.boundary == "sigma_min":
+            model.sigma_min = config.sampling.sigma_min or model.sigma_min
+    return model
+
+
+def with_boundary(config: Config, boundary: str | None = None, sigma_min: float | None = None) -> Config:
+    """The config with another ``sampling.boundary`` and ``sampling.sigma_min``; None: as they are.
+
+    Raises:
+      UserError: for an unknown boundary, a shift that is not positive or shifts nothing, and a diffusion model.
+    """
+    if boundary is None and sigma_min is None:
+        return config
+    given = f"--boundary {boundary}" if boundary is not None else f"--sigma-min {sigma_min:g}"
+    if config.objective.method in DENOISING:
+        raise UserError(f"{given}: a diffusion model is sampled with the boundary it was trained with; leave it out")
+    if boundary is not None and boundary not in BOUNDARIES:
+        raise UserError(f"{given}: must be {' or '.join(BOUNDARIES)}")
+    if sigma_min is not None and not 0 < sigma_min < math.inf:
+        raise UserError(f"--sigma-min {sigma_min:g}: must be above 0 and finite")
+    boundary = boundary or sampled_model(config).boundary
+    if sigma_min is not None and boundary == "zero":
+        raise UserError(f"--sigma-min {sigma_min:g} needs --boundary sigma_min: with boundary zero nothing is shifted")
+    config = config.copy_and_resolve_references()
+    _set(config, "sampling.boundary", boundary)
+    _set(config, "sampling.sigma_min", float(config.sampling.sigma_min if sigma_min is None else sigma_min))
+    return validate(config)
+
+
 def to_dict(config: Config) -> dict[str, Any]:
     """A plain nested dict that JSON can hold (tuples become lists)."""
     return json.loads(json.dumps(config.to_dict()))
@@ -217,13 +251,29 @@ def _check_relations(config: Config) -> None:
             raise UserError(
                 f"config.sampling.{name} = {sampling[name]} must be below sampling.t_max = {sampling.t_max}"
             )
+    _check_boundary(config)
     if config.model.label_dropout and not config.model.conditional:
         raise UserError("config.model.label_dropout needs config.model.conditional = True")
     _check_objective(config)
     if config.data.augment:
         _check_augmentation(config)
+    _check_warped_rows(config)
     for profile in config.ema.profiles:
         parse_profile(profile)
+
+
+def _check_boundary(config: Config) -> None:
+    sampling = config.sampling
+    if sampling.boundary and config.objective.method in DENOISING:
+        raise UserError(
+            f"config.sampling.boundary = {sampling.boundary!r}: a diffusion model (objective.method = "
+            f"{config.objective.method!r}) is sampled with the boundary it was trained with; leave it empty"
+        )
+    if sampling.sigma_min and not sampling.boundary and config.model.boundary == "zero":
+        raise UserError(
+            f"config.sampling.sigma_min = {sampling.sigma_min:g} shifts nothing: the model has boundary 'zero'; set "
+            "config.sampling.boundary = 'sigma_min'"
+        )
 
 
 def _check_objective(config: Config) -> None:
@@ -284,6 +334,20 @@ def _check_augmentation(config: Config) -> None:
         wrong = f"needs reference.source = 'batch': the rows of {reference.source!r} are not augmented"
     if wrong:
         raise UserError(f"config.data.augment = {config.data.augment:g} {wrong}")
+
+
+def _check_warped_rows(config: Config) -> None:
+    rows = config.reference.warped_rows
+    if rows and not (config.objective.method == "stf" and config.data.augment):
+        raise UserError(
+            f"config.reference.warped_rows = {rows} needs objective.method = 'stf' and data.augment > 0: nothing else "
+            "looks at warped images"
+        )
+    if rows and rows >= config.batch_size:
+        raise UserError(
+            f"config.reference.warped_rows = {rows} must be below config.batch_size = {config.batch_size}: they are "
+            "the other images of the batch"
+        )
 
 
 def _set(config: Config, key: str, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""The one exception a user is meant to read, and the exit status of what a restart may help."""
+"""The one exception and the one warning a user is meant to read, and the exit status of what a restart may help."""
 
 RESTART = 75  # EX_TEMPFAIL
 
@@ -8,3 +8,7 @@ class UserError(Exception):
 
     The command line prints the message without a traceback and exits with status 2 (``--debug`` shows the traceback).
     """
+
+
+class SamplingWarning(UserWarning):
+    """Samples are drawn, but perhaps not as the user means: one line. The command line prints it on stderr."""

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sct_jax import config as config_lib
 from sct_jax import models
 from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
@@ -23,7 +24,7 @@ UNCONDITIONAL = "unconditional"
 
 
 class Model:
-    """A denoiser with its weights: ``denoise`` and ``sample``.
+    """A denoiser with its weights: ``denoise`` and ``sample``, with the boundary of ``config.sampling``.
 
     Attributes:
       config: the config it was trained with.
@@ -38,7 +39,8 @@ class Model:
     def __init__(self, config: Any, spec: DataSpec, params: Any, *, step: int = 0, profile: str = "", path: str = ""):
         self.config, self.spec = config, spec
         self.step, self.profile, self.path = step, profile, path
-        self._network = models.build(config.model, spec)
+        self._network = models.build(config_lib.sampled_model(config), spec)
+        self._boundary: dict[str, Any] = {}  # of the caller in place of the config's; a guide is loaded with it too
         shape = (spec.image_size, spec.image_size, spec.channels)
         self.mesh = make_mesh()
         self.params = put(params, replicated(self.mesh))
@@ -170,7 +172,7 @@ class Model:
         if not math.isfinite(omega):
             raise UserError(f"--omega {omega}: must be finite")
         if guide != UNCONDITIONAL:
-            bad = guide if isinstance(guide, Model) else load(guide)
+            bad = guide if isinstance(guide, Model) else load(guide, **self._boundary)
             _check_versions(self, bad)
             return bad, omega
         if not (self.config.model.conditional and self.config.model.label_dropout):
@@ -240,7 +242,8 @@ def _check_versions(good: Model, bad: Model) -> None:
 
 def _same_network(one: Model, other: Model) -> bool:
     """Whether one denoiser serves the weights of both; what matters in training only may differ."""
-    fields = [{**m.config.model.to_dict(), "dropout": 0, "label_dropout": 0} for m in (one, other)]
+    sampled = [config_lib.sampled_model(m.config).to_dict() for m in (one, other)]
+    fields = [{**model, "dropout": 0, "label_dropout": 0} for model in sampled]
     return fields[0] == fields[1]
 
 
@@ -248,27 +251,37 @@ def _times(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-def load(path: str | Path, profile: str = "") -> Model:
+def load(path: str | Path, profile: str = "", *, boundary: str | None = None, sigma_min: float | None = None) -> Model:
     """Loads a model from a workdir, one of its checkpoints, or a checkpoint file of another project.
 
     Args:
       path: a run's workdir (its newest checkpoint is taken), ``WORKDIR/checkpoints/STEP``, or a file that is imported
         in memory (see :func:`sct_jax.interop.import_model`).
       profile: the EMA profile; empty: the first of the run; ``"raw"``: the raw weights.
+      boundary: of a consistency model, where its denoiser is the identity, ``"zero"`` or ``"sigma_min"``; None: as the
+        config's ``sampling.boundary`` says.
+      sigma_min: the shift of ``"sigma_min"``; None: the config's.
 
     Raises:
-      UserError: when there is no checkpoint, or it is damaged or of another architecture.
+      UserError: when there is no checkpoint, or it is damaged or of another architecture; for an impossible boundary.
     """
-    return from_weights(weights.load(path, profile), str(path))
+    return from_weights(weights.load(path, profile), str(path), boundary=boundary, sigma_min=sigma_min)
 
 
-def from_weights(found: weights.Weights, path: str) -> Model:
-    """The model of weights that were read from ``path``.
+def from_weights(
+    found: weights.Weights, path: str, *, boundary: str | None = None, sigma_min: float | None = None
+) -> Model:
+    """The model of weights that were read from ``path``; for ``boundary`` and ``sigma_min`` see :func:`load`.
 
     Raises:
-      UserError: when they are of another architecture than their config says.
+      UserError: when they are of another architecture than their config says; for an impossible boundary.
     """
-    model = Model(found.config, found.spec, found.params, step=found.step, profile=found.profile, path=path)
+    config = config_lib.with_boundary(found.config, boundary, sigma_min)
+    model = Model(config, found.spec, found.params, step=found.step, profile=found.profile, path=path)
+    if config is not found.config:
+        sampled = config_lib.sampled_model(config)
+        model._boundary = {"boundary": sampled.boundary}
+        model._boundary |= {"sigma_min": sampled.sigma_min} if sampled.boundary == "sigma_min" else {}
     expected = jax.eval_shape(model._network.init, jax.random.key(0))
     checkpoint.check_weights(found.params, expected, found.origin)
     return model

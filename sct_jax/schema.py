@@ -22,6 +22,8 @@ class Field(NamedTuple):
 
 # The methods that train a diffusion model; all others make a consistency model.
 DENOISING = ("edm", "stf")
+# Where a denoiser is the identity: at t = 0, or at sigma_min.
+BOUNDARIES = ("zero", "sigma_min")
 # What data.augment tells the network about an image: model.augment_dim.
 AUGMENT_LABELS = 9
 
@@ -91,8 +93,10 @@ SCHEMA: dict[str, Field] = {
     "model.uncertainty_channels": Field(128, "edm2: width of objective.uncertainty's head; 0: none", low=0),
     "model.remat": Field(False, "U-Nets: compute blocks again in the backward pass: less memory, a third more work"),
     "model.sigma_data": Field(0.5, "standard deviation of the data in [-1, 1]", above=0),
-    "model.boundary": Field("zero", "where the denoiser is the identity", choices=("zero", "sigma_min")),
-    "model.sigma_min": Field(0.002, "shift of boundary='sigma_min' (ECT evaluates CIFAR-10 with 0.003)", low=0),
+    "model.boundary": Field(
+        "zero", "where the denoiser is the identity in training: at t = 0, or at sigma_min", choices=BOUNDARIES
+    ),
+    "model.sigma_min": Field(0.002, "shift of boundary='sigma_min'", low=0),
     "model.compute_dtype": Field(
         "float32",
         "of activations; parameters, norms' statistics, softmax stay float32. tf32: float32 rounded in products; "
@@ -155,7 +159,7 @@ SCHEMA: dict[str, Field] = {
     "objective.q": Field(2.0, "base of the schedule: t - r is t n(t) / q^(stage + 1)", above=1),
     "objective.k": Field(8.0, "n(t) = 1 + k sigmoid(-b t)", low=0),
     "objective.b": Field(1.0, "n(t) = 1 + k sigmoid(-b t)", low=0),
-    "objective.ratio_limit": Field(0.999, "largest r / t", above=0, high=1),
+    "objective.ratio_limit": Field(0.999, "largest r / t; 1: none (ECT)", above=0, high=1),
     "objective.phases": Field(
         1, "segments of the ODE path, each mapped to its start; 1: the plain model", low=1, high=8
     ),
@@ -177,6 +181,12 @@ SCHEMA: dict[str, Field] = {
     "reference.same_class": Field(True, "when conditional, a query sees the rows of its class only"),
     "reference.size": Field(256, "bank: rows for each query, beside its own sample", low=1),
     "reference.bank_block": Field(16, "bank: rows for each query worked on at a time", low=1),
+    "reference.warped_rows": Field(
+        0,
+        "stf with data.augment: images of the batch that a warped one sees, warped as it is; each costs another "
+        "augmentation of the batch. 0: a warped image keeps its own sample as the target",
+        low=0,
+    ),
     "reference.block": Field(1024, "dataset: rows worked on at a time", low=1),
     "reference.resident_max_mib": Field(
         2048, "bank: largest store kept on the device, MiB; a larger one stays in the host's memory", low=0
@@ -231,6 +241,14 @@ SCHEMA: dict[str, Field] = {
     "sampling.t_min": Field(0.002, "last noise level of Heun's grid", above=0),
     "sampling.rho": Field(7.0, "curvature of Heun's grid", above=0),
     "sampling.mid_times": Field((0.821,), "noise levels of the steps after the first", above=0, may_be_empty=True),
+    "sampling.boundary": Field(
+        "",
+        "boundary of samples and measurements (ECT on CIFAR-10: sigma_min, trained with zero); empty: model.boundary",
+        choices=("", *BOUNDARIES),
+    ),
+    "sampling.sigma_min": Field(
+        0.0, "shift of boundary='sigma_min' when sampling (ECT on CIFAR-10: 0.003); 0: model.sigma_min", low=0
+    ),
     "sampling.noise": Field(
         "fresh",
         "of the steps after the first: fresh, or the one that the step before implies",

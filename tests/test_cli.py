@@ -240,19 +240,21 @@ def test_evaluate_writes_metrics_with_provenance(sct_jax_command, tiny_run, tmp_
 
 def test_evaluate_records_how_the_samples_were_guided(sct_jax_command, tiny_run, tmp_path):
     guide = tiny_run / "checkpoints" / "2"
+    options = ("--guide", guide, "--omega", "2.5", "--noise", "none", "--boundary", "sigma_min", "--sigma-min", "0.01")
     results = []
-    for number, extra in enumerate([(), ("--guide", guide, "--omega", "2.5", "--noise", "none")]):
+    for number, extra in enumerate([(), options]):
         out = tmp_path / f"{number}.json"
         arguments = ("--checkpoint", tiny_run, "--steps", "2", "--num", "80", "--metrics", "fd_pca", "--out", out)
         finished = sct_jax_command("evaluate", *arguments, *extra)
         assert finished.status == 0, finished.err
         results.append(json.loads(out.read_text()))
     plain, guided = results
-    assert plain["provenance"]["sampling"] == {"kind": "consistency", "noise": "fresh"}
+    assert plain["provenance"]["sampling"] == {"kind": "consistency", "noise": "fresh", "boundary": "zero"}
     facts = guided["provenance"]["sampling"]
     assert str(facts.pop("guide")).endswith("2")
     assert facts == {
-        **{"kind": "consistency", "noise": "none", "omega": 2.5, "guide_step": 2, "guide_ema_profile": "constant:0.9"}
+        **{"kind": "consistency", "noise": "none", "omega": 2.5, "guide_step": 2, "guide_ema_profile": "constant:0.9"},
+        **{"boundary": "sigma_min", "sigma_min": 0.01},
     }
     assert [r["results"][0]["evaluations"] for r in results] == [2, 4]
     assert plain["results"][0]["fd_pca"] != guided["results"][0]["fd_pca"]
@@ -290,6 +292,9 @@ def test_the_unconditional_prediction_guides_what_trained_with_label_dropout(sct
         (["--guide", "{run}", "--omega", "nan"], "--omega nan"),
         (["--eta", "0.5"], "only phased models"),
         (["--eta", "-0.5"], "--eta -0.5: must be above 0"),
+        (["--boundary", "one"], "--boundary: invalid choice: 'one'"),
+        (["--sigma-min", "0.003"], "--sigma-min 0.003 needs --boundary sigma_min"),
+        (["--boundary", "sigma_min", "--sigma-min", "-1"], "--sigma-min -1: must be above 0"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, list) else "",
 )
@@ -300,6 +305,23 @@ def test_a_guide_or_step_that_cannot_be_is_one_line(sct_jax_command, tiny_run, t
     assert named in finished.complaint
     assert len(finished.err.splitlines()) == 1
     assert not out.exists()
+
+
+@pytest.mark.parametrize("verb", ["sample", "evaluate", "export"])
+def test_steps_and_times_that_are_hardly_meant_are_one_line_of_warning(sct_jax_command, tiny_run, tmp_path, verb):
+    """And the work is done all the same."""
+    out = {"sample": "images.npz", "evaluate": "metrics.json", "export": "sampler.stablehlo"}[verb]
+    more = {"sample": ["--num", 4], "evaluate": ["--num", 80, "--seeds", "0,1"], "export": ["--format", "stablehlo"]}
+    calls = [(["--steps", 4], "--steps 4: config.sampling.mid_times has 1 noise level, not 3")]
+    calls += [(["--times", "100,1"], "--times 100.0,1.0 starts at 100, above 80")] * (verb != "export")
+    for arguments, said in calls:
+        finished = sct_jax_command(verb, "--checkpoint", tiny_run, "--out", tmp_path / out, *more[verb], *arguments)
+        assert finished.status == 0, finished.err
+        lines = [line for line in finished.err.splitlines() if line.startswith("warning:")]
+        assert len(lines) == 1
+        assert said in lines[0]
+        assert "SamplingWarning" not in finished.err
+        assert (tmp_path / out).exists()
 
 
 def test_the_label_minus_one_is_read_as_one_and_needs_label_dropout(sct_jax_command, tiny_run, tmp_path):

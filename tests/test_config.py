@@ -104,7 +104,8 @@ def differing_fields(*names):
 @pytest.mark.parametrize(("data", "more"), [("cifar10", set()), ("imagenet64", {"reference.source"})])
 def test_sct_differs_from_ect_in_nothing_but_what_makes_it_sct(data, more):
     fields = differing_fields(f"{data}_ect", f"{data}_sct")
-    assert fields == {"objective.method", "objective.schedule", "objective.transition"} | more
+    what_makes_it = ("method", "schedule", "transition", "ratio_limit")  # TCM's cap; ECT has none
+    assert fields == {f"objective.{name}" for name in what_makes_it} | more
 
 
 def test_tuned_models_have_the_network_they_start_from():
@@ -333,6 +334,43 @@ def test_the_uncertainty_of_the_loss_is_edm2s_in_pre_training(method, network):
     message = complaint(overridden, **row, objective__uncertainty=True, model__name=network)
     assert "config.objective.uncertainty" in message
     assert f"{network!r} and {method!r}" in message
+
+
+def test_the_boundary_of_sampling_is_that_of_training_unless_it_is_set():
+    """Also of configs that were written before there was one."""
+    shifted = {"model__boundary": "sigma_min", "model__sigma_min": 0.004}
+    for fields, expected in (
+        ({}, ("zero", 0.002)),
+        (shifted, ("sigma_min", 0.004)),
+        ({"sampling__boundary": "sigma_min"}, ("sigma_min", 0.002)),
+        ({"sampling__boundary": "sigma_min", "sampling__sigma_min": 0.003}, ("sigma_min", 0.003)),
+        (shifted | {"sampling__sigma_min": 0.003}, ("sigma_min", 0.003)),
+        (shifted | {"sampling__boundary": "zero", "sampling__sigma_min": 0.003}, ("zero", 0.004)),
+    ):
+        config = overridden(**fields)
+        sampled = config_lib.sampled_model(config)
+        assert (sampled.boundary, sampled.sigma_min) == expected
+        assert (config.model.boundary, config.model.sigma_min) == (
+            ("sigma_min", 0.004) if "model__boundary" in fields else ("zero", 0.002)
+        )
+    old = config_lib.to_dict(overridden(**shifted))
+    del old["sampling"]["boundary"], old["sampling"]["sigma_min"]
+    config = config_lib.from_dict(old)
+    assert config_lib.sampled_model(config) == config.model
+
+
+def test_ect_and_sct_on_cifar10_train_unshifted_and_sample_shifted():
+    for name in ("cifar10_ect", "cifar10_sct"):
+        config = config_lib.load_config(CONFIGS / f"{name}.py")
+        sampled = config_lib.sampled_model(config)
+        assert (config.model.boundary, sampled.boundary, sampled.sigma_min) == ("zero", "sigma_min", 0.003)
+
+
+def test_a_shift_that_shifts_nothing_is_refused():
+    assert "config.sampling.sigma_min = 0.003 shifts nothing" in complaint(overridden, sampling__sigma_min=0.003)
+    row = {f"objective__{key}": value for key, value in ROWS["edm"].items()}
+    message = complaint(overridden, **row, sampling__boundary="sigma_min")
+    assert "config.sampling.boundary = 'sigma_min': a diffusion model" in message
 
 
 def test_label_dropout_needs_labels():

@@ -9,8 +9,10 @@ import sct_jax
 from sct_jax import config as config_lib
 from sct_jax import models
 from sct_jax.data import DataSpec
-from sct_jax.errors import UserError
+from sct_jax.diffusion import precondition
+from sct_jax.errors import SamplingWarning, UserError
 from sct_jax.model import Model
+from sct_jax.objectives.table import ROWS
 from sct_jax.sampling import samplers
 
 
@@ -73,6 +75,66 @@ def test_no_labels_is_the_label_minus_one(name):
     denoise = jax.jit(network.denoise)
     assert jnp.array_equal(denoise(params, x, t), denoise(params, x, t, jnp.array([-1, -1])))
     assert not jnp.array_equal(denoise(params, x, t), denoise(params, x, t, jnp.array([0, 1])))
+
+
+def test_steps_and_times_that_are_hardly_meant_warn(model):
+    with pytest.warns(SamplingWarning, match=r"--steps 4: config.sampling.mid_times has 1 noise level, not 3"):
+        model.sample(2, steps=4)
+    with pytest.warns(SamplingWarning, match=r"--times 100.0,1.0 starts at 100, above 80"):
+        model.sample(2, times=(100.0, 1.0))
+
+
+# The boundary of sampling.
+
+
+def test_sampling_has_a_boundary_of_its_own(tiny_run, model):
+    """Trained with the identity at 0 and asked with the identity at 0.01: the same network, shifted coefficients."""
+    shifted, labels = sct_jax.load(tiny_run, boundary="sigma_min", sigma_min=0.01), jnp.arange(3)
+    assert (shifted.config.model.boundary, shifted.config.sampling.boundary) == ("zero", "sigma_min")
+    x, t = jax.random.normal(jax.random.key(0), (3, 8, 8, 1)), jnp.array([0.01, 0.5, 80.0])
+    ours, theirs = shifted.denoise(x, t, labels), model.denoise(x, t, labels)
+    np.testing.assert_allclose(ours[0], x[0], atol=1e-6)
+    a, b = (precondition.coefficients(t, 0.5, *boundary) for boundary in (("sigma_min", 0.01), ("zero",)))
+    a, b = (jax.tree.map(lambda c: c[:, None, None, None], c) for c in (a, b))
+    network = (theirs - b.c_skip * x) / b.c_out  # what the network itself answers
+    np.testing.assert_allclose(ours, a.c_skip * x + a.c_out * network, atol=1e-5)
+    images = np.clip(shifted.denoise(start(3), jnp.full(3, 80.0), labels), -1, 1)
+    np.testing.assert_allclose(shifted.sample(3), images, atol=1e-5)
+
+
+def test_a_guide_by_its_folder_has_the_boundary_that_was_asked_for(tiny_run):
+    shifted = sct_jax.load(tiny_run, boundary="sigma_min", sigma_min=0.01)
+    bad, _ = shifted.check_guide(tiny_run / "checkpoints" / "2", 1.0)
+    assert config_lib.sampled_model(bad.config) == config_lib.sampled_model(shifted.config)
+    assert bad.config.sampling.sigma_min == 0.01
+
+
+def test_networks_that_are_asked_with_other_boundaries_are_two(good):
+    """Their predictions differ, so one mapped call cannot make both."""
+    other = fresh_model(model__label_dropout=0.1, sampling__boundary="sigma_min", sampling__sigma_min=20.0)
+    other.params = good.params
+    x, t, labels = start(4), jnp.full(4, 80.0), jnp.arange(4)
+    one, two = (np.asarray(m.denoise(x, t, labels)) for m in (good, other))
+    assert np.abs(one - two).max() > 0.01
+    expected = np.clip(3 * one - 2 * two, -1, 1)
+    np.testing.assert_allclose(good.sample(4, guide=other, omega=2.0), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("objective", "options", "problem"),
+    [
+        ("sct", {"boundary": "one"}, "--boundary one: must be zero or sigma_min"),
+        ("sct", {"sigma_min": 0.003}, "--sigma-min 0.003 needs --boundary sigma_min"),
+        ("sct", {"boundary": "zero", "sigma_min": 0.003}, "nothing is shifted"),
+        ("sct", {"boundary": "sigma_min", "sigma_min": 0.0}, "--sigma-min 0: must be above 0"),
+        ("edm", {"boundary": "sigma_min"}, "a diffusion model is sampled with the boundary it was trained with"),
+    ],
+)
+def test_boundaries_that_cannot_be_are_refused(objective, options, problem):
+    config = config_lib.default_config()
+    config.objective.update(ROWS[objective])
+    with pytest.raises(UserError, match=problem):
+        config_lib.with_boundary(config, **options)
 
 
 # Guidance.

@@ -98,8 +98,13 @@ def apply(images: Array, parameters: Parameters) -> Array:
     images = jnp.where(each(p.y_flip), images[:, ::-1], images)
     offset = jnp.asarray([images.shape[2], images.shape[1]]) * TRANSLATION_STD * p.translation
     warped = warp(images, inverse_matrix(p), offset)
-    moved = (p.scale != 0) | (p.angle != 0) | (p.stretch != 0) | jnp.any(p.translation != 0, axis=1)
-    return jnp.where(each(moved), warped, images)
+    return jnp.where(each(is_warped(p)), warped, images)
+
+
+def is_warped(parameters: Parameters) -> Array:
+    """Booleans ``[B]``: whether more than flips is done."""
+    p = parameters
+    return (p.scale != 0) | (p.angle != 0) | (p.stretch != 0) | jnp.any(p.translation != 0, axis=1)
 
 
 def inverse_matrix(parameters: Parameters) -> Array:

@@ -81,6 +81,7 @@ def bank_posterior_mean(
     *,
     num_rows: int | None = None,
     block: int = 16,
+    visible: Callable[[Array, int], Array] | None = None,
 ) -> PosteriorMean:
     """Estimates ``E[x_0 | x_t]`` from ``n`` rows of each query's own, and its own sample: ``n + 1`` in all.
 
@@ -91,6 +92,7 @@ def bank_posterior_mean(
         too many: only ``block`` of them exist as floats at a time.
       num_rows: ``n``; needed with a callable.
       block: rows for each query worked on at a time.
+      visible: ``visible(start, count)``, booleans ``[B, count]``: which of these rows a query may see. None: all.
 
     Raises:
       ValueError: for shapes that do not fit.
@@ -112,7 +114,8 @@ def bank_posterior_mean(
         taken = to_unit_range(jax.lax.stop_gradient(taken)).reshape(batch, count, -1)
         difference = queries - taken
         gap = jnp.sum(difference * (difference + tilt), axis=-1)
-        log_weights = jnp.where(fresh, -gap / (2.0 * t[:, None] ** 2), -jnp.inf)
+        seen_here = fresh if visible is None else fresh & visible(start, count)
+        log_weights = jnp.where(seen_here, -gap / (2.0 * t[:, None] ** 2), -jnp.inf)
         return online_softmax.merge(seen, online_softmax.summarise(log_weights, taken))
 
     partial = online_softmax.over_blocks(absorb, num_rows, count, online_softmax.single(queries[:, 0]))

@@ -14,6 +14,7 @@ from jax.scipy.special import erf
 from sct_jax.diffusion.process import karras_grid
 
 Array = jax.Array
+BELOW_ONE = float(np.nextafter(np.float32(1.0), np.float32(0.0)))  # times any float32 t, it is less than t
 
 
 def lognormal(key: Array, shape: tuple[int, ...], mean: float, std: float) -> Array:
@@ -72,7 +73,7 @@ def map_to_r(t: Array, s: Array, q: float = 2.0, k: float = 8.0, b: float = 1.0,
     """The earlier time of the pair: ``r = max(0, t (1 − n(t)/q^{s+1}))``, ``n(t) = 1 + k·sigmoid(−b t)``.
 
     ECT (arXiv 2406.14548, eq. 17). ``r/t`` is capped at ``ratio_limit`` so that the weight ``1/(t − r)`` and the
-    rounding of ``t − r`` stay bounded; 1 means no cap.
+    rounding of ``t − r`` stay bounded; 1 means no cap (ECT). Then too ``r < t``: the ratio stays below 1 by a float32.
 
     Args:
       t: noise levels ``[B]``.
@@ -80,7 +81,7 @@ def map_to_r(t: Array, s: Array, q: float = 2.0, k: float = 8.0, b: float = 1.0,
     """
     decay = jnp.power(jnp.asarray(q, jnp.float32), -(s + 1.0))
     ratio = 1.0 - decay * (1.0 + k * jax.nn.sigmoid(-b * t))
-    return t * jnp.clip(ratio, 0.0, ratio_limit)
+    return t * jnp.clip(ratio, 0.0, min(ratio_limit, BELOW_ONE))
 
 
 def num_scales(step: Array, total_steps: int, s_0: int, s_1: int, growth: str) -> Array:

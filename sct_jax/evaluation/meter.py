@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sct_jax import cards, files
+from sct_jax.config import sampled_model
 from sct_jax.data import open_source
 from sct_jax.data.sources import NO_DATA
 from sct_jax.errors import UserError
@@ -220,6 +221,10 @@ def _sampling_facts(model: Model, options: dict[str, Any]) -> dict[str, Any]:
     facts, config, bad = {"kind": model.kind}, model.config.sampling, options["guide"]
     if model.kind == "consistency":
         facts["noise"] = options.get("noise") or config.noise
+    if model.kind != "diffusion":
+        sampled = sampled_model(model.config)
+        facts["boundary"] = sampled.boundary
+        facts |= {"sigma_min": sampled.sigma_min} if sampled.boundary == "sigma_min" else {}
     if model.kind == "phased":
         facts["eta"] = config.eta if options.get("eta") is None else options["eta"]
     if bad is not None:

@@ -30,6 +30,8 @@ def evaluate_checkpoint(
     eta: float | None = None,
     guide: str | Path | None = None,
     omega: float | None = None,
+    boundary: str | None = None,
+    sigma_min: float | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Measures a checkpoint at each number of steps, averaged over sampling seeds and repetitions.
@@ -48,6 +50,7 @@ def evaluate_checkpoint(
       profile: EMA profile, empty for the first.
       data_path: where the data lies now, if not where the config says.
       noise: as ``eta``, ``guide`` and ``omega``, see :meth:`sct_jax.model.Model.sample`.
+      boundary: as ``sigma_min``, see :func:`sct_jax.load`.
       say: told what is left out, and what a reference does not tell, in a line each.
 
     Returns:
@@ -63,7 +66,7 @@ def evaluate_checkpoint(
         raise UserError("--steps and --times: the times say already how many steps there are; give one of the two")
     if repeats < 1:
         raise UserError(f"--repeats {repeats}: at least one set of samples is needed")
-    model = load(checkpoint, profile)
+    model = load(checkpoint, profile, boundary=boundary, sigma_min=sigma_min)
     counts = (len(times),) if times else tuple(steps or default_steps(model.config))
     model.check_options(noise, eta, times)
     levels = {str(count): list(map(float, times) if times else model.times(count, eta)) for count in counts}

@@ -39,6 +39,8 @@ def search_times(
     noise: str | None = None,
     guide: str | Path | None = None,
     omega: float | None = None,
+    boundary: str | None = None,
+    sigma_min: float | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Searches the intermediate times of ``steps`` sampling steps of a consistency model.
@@ -63,7 +65,7 @@ def search_times(
     Raises:
       UserError: for a model of another kind, a range without room, and all that ``evaluate_checkpoint`` raises it for.
     """
-    model = load(checkpoint, profile)
+    model = load(checkpoint, profile, boundary=boundary, sigma_min=sigma_min)
     if model.kind != "consistency":
         raise UserError(f"times are searched for a consistency model; {checkpoint} is a {model.kind} model")
     if steps < 2:

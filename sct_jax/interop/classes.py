@@ -34,7 +34,10 @@ class Original(NamedTuple):
 
 
 def original_of(model: Any, spec: Any) -> Original | None:
-    """The class for the network of ``config.model``; None where no project has it (``film_mlp``, unusual options)."""
+    """The class for the network of ``config.model``; None where no project has it (``film_mlp``, unusual options).
+
+    The boundary of ``model`` is that of sampling (``config.sampled_model``): what the class evaluates with.
+    """
     if model.name == "ddpmpp" or (model.name == "adm" and _is_nvidia(model)):
         return _edm(model, spec)
     if model.name == "adm" and _is_openai(model):
@@ -57,7 +60,7 @@ def state_dict(model: Any, spec: Any, params: Any) -> dict[str, np.ndarray]:
 
 
 def _edm(model: Any, spec: Any) -> Original:
-    """EDM's preconditioner, or ECT's where the boundary is shifted, over DDPM++/NCSN++ or ADM."""
+    """EDM's preconditioner, or ECT's where the boundary of sampling is shifted, over DDPM++/NCSN++ or ADM."""
     kwargs = _common(model, spec) | {
         "sigma_data": model.sigma_data,
         "augment_dim": model.augment_dim,

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from sct_jax import cards, files
+from sct_jax import config as config_lib
 from sct_jax.errors import UserError
 from sct_jax.interop import classes, metadata, own_names, weights
 from sct_jax.model import Model, from_weights
@@ -14,7 +15,14 @@ PRECONDITIONING = ("sigma_data", "boundary", "sigma_min", "time_scale")
 
 
 def export_checkpoint(
-    checkpoint: str | Path, kind: str, out: str | Path, profile: str = "", steps: int | None = None
+    checkpoint: str | Path,
+    kind: str,
+    out: str | Path,
+    profile: str = "",
+    steps: int | None = None,
+    *,
+    boundary: str | None = None,
+    sigma_min: float | None = None,
 ) -> list[Path]:
     """Writes a checkpoint for others, with a model card beside it.
 
@@ -24,6 +32,7 @@ def export_checkpoint(
       out: the file.
       profile: the EMA profile; empty: the first.
       steps: of the sampler (stablehlo); None: as :meth:`sct_jax.model.Model.sample` takes.
+      boundary: as ``sigma_min``, see :func:`sct_jax.load`.
 
     Returns:
       The files written.
@@ -42,7 +51,7 @@ def export_checkpoint(
         raise UserError(f"--out {out}: its weights go to {_beside(out)}, which holds others: choose another name")
     files.check_writable(out)
     found = weights.load(checkpoint, profile)
-    model = from_weights(found, str(checkpoint))
+    model = from_weights(found, str(checkpoint), boundary=boundary, sigma_min=sigma_min)
     if kind == "safetensors":
         facts = write_weights(model, out)
     else:
@@ -56,22 +65,23 @@ def export_checkpoint(
 def write_weights(model: Model, out: Path) -> dict[str, Any]:
     """Writes the weights, named as the class of another project that the network is names them.
 
-    The file's metadata says which class that is, what it is made with, how the network is preconditioned, and our
-    config, by which an import gives the same model again.
+    The file's metadata says which class that is, what it is made with, how the network is preconditioned where it is
+    sampled (``config.sampling.boundary``), and our config, by which an import gives the same model again.
 
     Returns:
       What the card says about it.
     """
-    original = classes.original_of(model.config.model, model.spec)
+    sampled = config_lib.sampled_model(model.config)
+    original = classes.original_of(sampled, model.spec)
     facts: dict[str, Any] = {
         "format": "safetensors",
         "names": "sct_jax" if original is None else original.repository,
-        "preconditioning": {key: model.config.model[key] for key in PRECONDITIONING},
+        "preconditioning": {key: sampled[key] for key in PRECONDITIONING},
     }
     if original is not None:
         facts |= {"class": original.name, "kwargs": original.kwargs, "preconditioned": original.preconditioned}
     described = facts | metadata.describe(model.config, model.spec) | {"format": "pt"}
-    _save(classes.state_dict(model.config.model, model.spec, model.params), out, described)
+    _save(classes.state_dict(sampled, model.spec, model.params), out, described)
     return facts | {"files": [out.name]}
 
 
@@ -83,7 +93,7 @@ def write_sampler(model: Model, out: Path, steps: int) -> dict[str, Any]:
     """
     from sct_jax.interop import stablehlo
 
-    times = model.times(steps)
+    times, sampled = model.times(steps), config_lib.sampled_model(model.config)
     beside = _beside(out)
     program = stablehlo.serialize(model, steps)
     described = {"names": "sct_jax"} | metadata.describe(model.config, model.spec)
@@ -97,6 +107,8 @@ def write_sampler(model: Model, out: Path, steps: int) -> dict[str, Any]:
         "sampler": model.kind,
         "steps": steps,
         "times": times,
+        "boundary": sampled.boundary,
+        **({"sigma_min": sampled.sigma_min} if sampled.boundary == "sigma_min" else {}),
         "files": [out.name, beside.name],
     }
 

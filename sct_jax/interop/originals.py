@@ -35,6 +35,8 @@ _FIXED = {"emb_norm": False, "learnable_scale": False, "clip_act": 256, "decoder
 # Second noise levels of two-step sampling that the authors publish: ECT (CIFAR-10; ImageNet-64), CM (ImageNet-64).
 _MID_TIMES = {"ect": 0.821, "sct": 0.821, "ict": 0.821, "ct": 1.91, "cd": 1.38}
 _MID_TIME_EDM2 = 1.526
+_TCM_RATIO_LIMIT = (0.999, 1 - 1 / 256)  # on CIFAR-10, on ImageNet-64
+_ECT_SIGMA_MIN = 0.003  # the shift with which ECT evaluates CIFAR-10
 
 
 class Meaning(NamedTuple):
@@ -74,7 +76,11 @@ def describe(module: Inert | None, loss: Any, network: Architecture, method: str
     chosen = method or LOSSES.get(class_name(loss)) or _without_head(name, network, notes)
     chosen = chosen or PRECONDITIONERS.get(name) or _guess(family, file_name, notes)
     model = _options(module, family) | _preconditioning(module, family, chosen, notes)
-    return Meaning(model, _objective(chosen, loss, notes), _sampling(chosen, family, network.image_size), notes)
+    sampling = _sampling(chosen, family, network.image_size) | _evaluation(module, family, chosen, notes)
+    objective = _objective(chosen, loss, notes)
+    if chosen == "ect" and class_name(module) == "ECMPrecond" and not _is_shifted(module.source):
+        objective["ratio_limit"] = _TCM_RATIO_LIMIT[family == "edm2"]
+    return Meaning(model, objective, sampling, notes)
 
 
 def _without_head(name: str, network: Architecture, notes: list[str]) -> str:
@@ -135,18 +141,33 @@ def _preconditioning(module: Inert | None, family: str, method: str, notes: list
         notes.append("sigma_data is not in the file: taken as 0.5")
     if family == "openai" and method != "edm":
         return fields | {"boundary": "sigma_min", "sigma_min": 0.002}
-    if class_name(module) == "ECMPrecond" and _is_shifted(module.source):
-        return fields | {"boundary": "sigma_min", "sigma_min": _number("sigma_min", state.get("sigma_min", 0.003))}
     if module is None and method in ("ct", "cd", "ict"):
         notes.append(f"boundary is not in the file: taken as 'sigma_min' at 0.002, with which {method} trains")
         return fields | {"boundary": "sigma_min", "sigma_min": 0.002}
-    if module is None and method in ("ect", "sct"):
-        notes.append("boundary is not in the file: taken as 'zero' (ECT evaluates with 'sigma_min' at 0.003)")
     return fields
 
 
+def _evaluation(module: Inert | None, family: str, method: str, notes: list[str]) -> dict[str, Any]:
+    """The boundary of sampling where it is not that of training: ECT's CIFAR-10 class shifts it in evaluation only."""
+    if method in DENOISING:
+        return {}
+    if class_name(module) == "ECMPrecond" and _is_shifted(module.source):
+        shift = _number("sigma_min", module.state.get("sigma_min", _ECT_SIGMA_MIN))
+        return {"boundary": "sigma_min", "sigma_min": shift}
+    if module is not None or family == "openai" or method not in ("ect", "sct"):
+        return {}
+    if family == "edm2":
+        notes.append("boundary is not in the file: taken as 'zero', as ECT has it on ImageNet-64")
+        return {}
+    notes.append(
+        f"boundary is not in the file: taken as 'zero', for sampling as 'sigma_min' at {_ECT_SIGMA_MIN}, as ECT on "
+        "CIFAR-10"
+    )
+    return {"boundary": "sigma_min", "sigma_min": _ECT_SIGMA_MIN}
+
+
 def _is_shifted(source: str) -> bool:
-    """Whether the text of the class evaluates with a shifted boundary: ECT's does, TCM's of the same name does not."""
+    """Whether the text of the class shifts the boundary in evaluation: ECT's does, TCM's of the same name does not."""
     return "sigma-self.sigma_min" in source.replace(" ", "") or not source
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
+from sct_jax import config as config_lib
 from sct_jax import models, trees
 from sct_jax.interop import own_names
 from sct_jax.sampling.generate import Generator
@@ -47,7 +48,7 @@ def inputs(model: Any) -> list[str]:
 
 def _program(model: Any, steps: int) -> Callable[..., jax.Array]:
     # Jitted by itself the network is one function of the program, whatever the number of its evaluations.
-    denoise = jax.jit(models.build(model.config.model, model.spec).denoise)
+    denoise = jax.jit(models.build(config_lib.sampled_model(model.config), model.spec).denoise)
     shape = (model.spec.image_size, model.spec.image_size, model.spec.channels)
     draw = Generator(denoise, shape, model.config, clip=model.spec.dtype == "uint8").program(steps)
 

@@ -26,7 +26,8 @@ class Objective(NamedTuple):
 
     ``draw(images, labels, key, step, references)`` makes everything random or reference-based for a global batch (no
     network), as arrays with the batch as leading axis; those of ``schema.DENOISING`` take ``augment_labels`` too,
-    ``[B, 9]``: what was done to the images (``data.augment``). ``loss(params, context, draws, dropout_key)`` gives the
+    ``[B, 9]``: what was done to the images (``data.augment``), and with ``reference.warped_rows`` ``augmented``: the
+    images before, and the parameters of what was done. ``loss(params, context, draws, dropout_key)`` gives the
     loss of each image ``[b]`` and per-image metrics, for all of the draws or any slice of them (gradient accumulation).
     ``start(params)`` is the context before the first step, ``advance(context, params, step)`` that after a step.
     """

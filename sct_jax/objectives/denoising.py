@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from sct_jax.data.augment import Parameters
 from sct_jax.diffusion import process
 from sct_jax.errors import UserError
 from sct_jax.objectives import Array, Draws, Objective, pairs, references
@@ -48,15 +49,17 @@ def build(
         step: Array,
         rows: Any = None,
         augment_labels: Array | None = None,
+        augmented: tuple[Array, Parameters] | None = None,
     ) -> Draws:
         time_key, noise_key = jax.random.split(key)
         t = draw_t(time_key, images.shape[:1])
         noise = jax.random.normal(noise_key, images.shape)
         done = {} if augment_labels is None else {"augment_labels": augment_labels}
+        seen = {} if augmented is None else {"augmented": augmented}
         draws = {"labels": labels, "t": t, "x_t": process.add_noise(images, noise, t)} | done
         if posterior_mean is None:
             return draws | {"target": images}
-        posterior = posterior_mean(images, noise, t, labels, rows, key, **done)
+        posterior = posterior_mean(images, noise, t, labels, rows, key, **done, **seen)
         return draws | {
             "target": posterior.estimate,
             "reference_ess": posterior.effective_sample_size,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from sct_jax.data import augment
 from sct_jax.data import references as store
 from sct_jax.diffusion import process, score
 from sct_jax.objectives import Array, masks_classes
@@ -21,7 +22,9 @@ def build(config: Any, device_mesh: Mesh | None = None) -> Posterior:
     ``references`` is what the loop keeps for them (``data.references``): nothing for ``"batch"``; the store for the
     others, or the rows themselves, uint8 ``[B, n, H, W, C]``, where the store does not fit on the device. That of
     ``"batch"`` also takes ``augment_labels`` ``[B, 9]``: a query then sees rows with its own labels only. Images that
-    were not warped see each other; a warped one, whose labels nobody shares, keeps its sample as the target.
+    were not warped see each other. Labels of a warped one are shared by nobody: it keeps its sample as the target, or,
+    with ``reference.warped_rows`` and ``augmented`` (the images before and what was done to each), sees so many images
+    of the batch warped as it was: samples of ``p(x_0 | what was done)``, as its own.
     """
     reference, masked, flip = config.reference, masks_classes(config), config.data.flip
 
@@ -33,6 +36,27 @@ def build(config: Any, device_mesh: Mesh | None = None) -> Posterior:
         references: Any,
         key: Array,
         augment_labels: Array | None = None,
+        augmented: tuple[Array, augment.Parameters] | None = None,
+    ) -> Any:
+        alike = of_the_batch(images, noise, t, labels, augment_labels)
+        if augmented is None:
+            return alike
+        before, done = augmented
+        # Row k of query i is image i + 1 + k of the batch, around its end: all are others, and no two the same.
+        other = lambda start: (jnp.arange(len(images)) + start + 1) % len(images)  # noqa: E731
+        rows = lambda start, count: augment.apply(before[other(start)], done)[:, None]  # noqa: E731
+        visible = (lambda start, count: (labels == labels[other(start)])[:, None]) if masked else None
+        options = {"num_rows": reference.warped_rows, "block": 1, "visible": visible}
+        warped = score.bank_posterior_mean(images, noise, t, rows, **options)
+        which = augment.is_warped(done)
+        return jax.tree.map(lambda a, b: jnp.where(process.per_image(which, a) > 0, a, b), warped, alike)
+
+    def of_the_batch(
+        images: Array,
+        noise: Array,
+        t: Array,
+        labels: Array,
+        augment_labels: Array | None,
     ) -> Any:
         mask = score.same_class(labels, labels) if masked else None
         if augment_labels is not None:  # they are conditions too: rows of a query must come from p(x_0 | its labels)

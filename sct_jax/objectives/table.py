@@ -26,6 +26,7 @@ _MAPPING = {
     "ratio_limit": 0.999,
     "stage_steps": 25_000,
 }
+_UNCAPPED = _MAPPING | {"ratio_limit": 1.0}  # ECT's code has no cap; TCM's, which SCT's row takes, is 0.999
 _GRID = {"pair": "grid", "times": "uniform", "t_min": 0.002, "t_max": 80.0, "rho": 7.0, "schedule": "staged"}
 _ONLINE = {"bootstrap": "online"}
 _NORM = {"distance": "pseudo_huber", "huber_c": 1e-8, "weight": "inverse_gap"}
@@ -44,7 +45,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "ct": {"method": "ct", **_CT_GRID, "transition": "sample", **_CT_EMA, **_SQUARED},
     "cd": {"method": "cd", **_CD_GRID, "transition": "teacher_heun", **_CD_EMA, **_SQUARED},
     "ict": {"method": "ict", **_ICT_GRID, "transition": "sample", **_ONLINE, **_ICT_HUBER},
-    "ect": {"method": "ect", **_MAPPING, "schedule": "staged", "transition": "sample", **_ONLINE, **_NORM},
+    "ect": {"method": "ect", **_UNCAPPED, "schedule": "staged", "transition": "sample", **_ONLINE, **_NORM},
     "sct": {"method": "sct", **_MAPPING, "schedule": "smooth", "transition": "posterior_mean", **_ONLINE, **_NORM},
     # Diffusion pre-training: no transition. The target is the sample (EDM, arXiv 2206.00364) or its posterior mean
     # (Stable Target Field, arXiv 2302.00670).

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from sct_jax.diffusion import times as diffusion_times
 from sct_jax.diffusion.process import karras_grid
-from sct_jax.errors import UserError
+from sct_jax.errors import SamplingWarning, UserError
 from sct_jax.sampling import samplers
 from sct_jax.sampling.guidance import Guide, guided_denoise
 from sct_jax.schema import DENOISING
@@ -52,7 +53,7 @@ class Generator:
         clip: bool = True,
     ):
         self._denoise, self._shape, self._sampling, self._clip = denoise, image_shape, config.sampling, clip
-        self._kind, self._edges = sampler_kind(config), phase_edges(config)
+        self._kind, self._edges, self._trained_to = sampler_kind(config), phase_edges(config), largest_time(config)
         self._sharding = self._whole = None
         if device_mesh is not None:
             self._sharding = jax.sharding.NamedSharding(device_mesh, jax.sharding.PartitionSpec(device_mesh.axis_names))
@@ -95,6 +96,8 @@ class Generator:
                 raise UserError(f"--eta {eta:g}: only phased models have edges to skip; leave it out")
             if times is not None:
                 raise UserError("--eta and --times: the times say already where the steps go; give one of the two")
+        if times is not None:
+            self._checked_times(times)
 
     def __call__(
         self,
@@ -127,7 +130,7 @@ class Generator:
         While the caller has a batch the device makes the next. ``labels`` are used in turn: image *i* has number
         ``i mod len(labels)``. ``times`` overrides the noise levels that ``steps`` stand for; ``noise`` and ``eta``
         override the config's. With a ``guide`` every prediction is pushed away from the guide's with weight ``omega``;
-        0 leaves it out.
+        0 leaves it out. Levels that are hardly those that were meant get a ``SamplingWarning``.
         """
         if num < 1:
             raise UserError(f"--num {num}: at least one image is needed")
@@ -136,7 +139,8 @@ class Generator:
         if not 0 <= seed < 2**31:
             raise UserError(f"--seed {seed}: must be from 0 to {2**31 - 1}")
         self.check_options(noise, eta, times)
-        levels = self.times(steps, eta) if times is None else self._checked_times(times)
+        levels = self._stated_times(steps, eta) if times is None else self._checked_times(times)
+        self._warn_of_start(levels, "config.sampling.t_max" if times is None else _given(times))
         guide_by = None
         if guide is not None and omega:
             params, guide_by = guide.join(params), (guide.params is None, guide.denoise)
@@ -157,7 +161,7 @@ class Generator:
         The noise levels that ``steps`` stand for are fixed, as are the config's options; images ``index`` of the seed
         are those of a call.
         """
-        levels = np.asarray(self.times(steps), np.float32)
+        levels = np.asarray(self._stated_times(steps), np.float32)
         options = {"noise": self._sampling.noise, "guide_by": None}
 
         def draw(params: Any, seed: Array, index: Array, labels: Array | None = None) -> Array:
@@ -222,11 +226,39 @@ class Generator:
         images = sampler(lambda x, t: denoise(params, x, t, labels), x, times, keys)
         return jnp.clip(images, -1.0, 1.0) if self._clip else images
 
+    def _stated_times(self, steps: int, eta: float | None = None) -> tuple[float, ...]:
+        """:meth:`times`; where they are not of the config, what they are is said."""
+        levels, mid = self.times(steps, eta), self._sampling.mid_times
+        if self._kind == "consistency" and steps > 1 and len(mid) != steps - 1:
+            listed, what = ",".join(f"{t:.3g}" for t in levels), "noise level" if len(mid) == 1 else "noise levels"
+            warnings.warn(
+                f"--steps {steps}: config.sampling.mid_times has {len(mid)} {what}, not {steps - 1}: taken are "
+                f"{listed}, even in ln t and not tuned; choose them with --times",
+                SamplingWarning,
+                stacklevel=3,
+            )
+        return levels
+
+    def _warn_of_start(self, levels: tuple[float, ...], origin: str) -> None:
+        usual = min(self._sampling.t_max, self._trained_to)
+        if levels[0] > usual * ROUNDING:
+            warnings.warn(
+                f"{origin} starts at {levels[0]:g}, above {usual:g}, where samples of this model start: training draws "
+                "such noise levels seldom or never",
+                SamplingWarning,
+                stacklevel=3,
+            )
+
     def _checked_times(self, times: Sequence[float]) -> tuple[float, ...]:
-        levels, given = tuple(float(t) for t in times), f"--times {','.join(map(str, times))}"
+        levels, given = tuple(float(t) for t in times), _given(times)
         falling = all(later < earlier for earlier, later in itertools.pairwise(levels))
         if not levels or not falling or not all(0 < t < math.inf for t in levels):
             raise UserError(f"{given}: needs descending positive noise levels, such as 80,0.8")
+        if levels[0] > self._trained_to * ROUNDING:
+            raise UserError(
+                f"{given}: this model was trained at noise levels up to {self._trained_to:g} only (its "
+                "config.objective.t_max); start there"
+            )
         if self._kind == "phased":
             self._check_phases(levels, given)
         return levels
@@ -255,6 +287,10 @@ def one_ahead(dispatched: Iterable[tuple[Any, int]]) -> Iterator[Any]:
         yield _to_host(*waiting)
 
 
+def _given(times: Sequence[float]) -> str:
+    return f"--times {','.join(map(str, times))}"
+
+
 def _to_host(outputs: Any, rows: int) -> Any:
     return jax.tree.map(lambda leaf: np.asarray(leaf)[:rows], outputs)
 
@@ -264,6 +300,7 @@ def _unchanged(_: Any, images: Array) -> Array:
 
 
 NOISES = ("fresh", "none")
+ROUNDING = 1 + 1e-4  # a level that is a bound but for float32 is within it
 
 
 def sampler_kind(config: Any) -> str:
@@ -271,6 +308,13 @@ def sampler_kind(config: Any) -> str:
     if config.objective.method in DENOISING:
         return "diffusion"
     return "phased" if config.objective.phases > 1 else "consistency"
+
+
+def largest_time(config: Any) -> float:
+    """The largest noise level that training draws: the end of a grid or of truncated times; inf where there is none."""
+    objective = config.objective
+    grid = objective.method not in DENOISING and objective.pair == "grid"
+    return float(objective.t_max) if grid or objective.times.startswith("truncated") else math.inf
 
 
 def phase_edges(config: Any) -> np.ndarray:

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from sct_jax import files
+from sct_jax import config as config_lib
+from sct_jax import files, models
 from sct_jax.data.spec import unit_range
 from sct_jax.models import Network
 from sct_jax.objectives import masks_classes
@@ -29,8 +30,10 @@ class Observer:
         self._config, self._workdir, self._source = config, workdir, source
         spec = source.spec
         shape = (spec.image_size, spec.image_size, spec.channels)
-        self._generate = Generator(network.denoise, shape, config, device_mesh, clip=spec.dtype == "uint8")
-        self._denoise = jax.jit(network.denoise, out_shardings=mesh.replicated(device_mesh))
+        sampled = config_lib.sampled_model(config)
+        denoise = network.denoise if sampled == config.model else models.build(sampled, spec).denoise
+        self._generate = Generator(denoise, shape, config, device_mesh, clip=spec.dtype == "uint8")
+        self._denoise = jax.jit(denoise, out_shardings=mesh.replicated(device_mesh))
         self._labels = default_labels(spec.num_classes, config.model.conditional)
         self._steps = default_steps(config)
         self._evaluator: Any = None

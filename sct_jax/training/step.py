@@ -9,7 +9,7 @@ import optax
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 
-from sct_jax.data.augment import augment
+from sct_jax.data import augment
 from sct_jax.diffusion.process import to_unit_range
 from sct_jax.objectives import Objective
 from sct_jax.training import ema, loss_scale, mesh, optimizer
@@ -81,7 +81,11 @@ def make_train_step(
             images = random_flip(images, purpose(FLIP))
         done = {}
         if config.data.augment:
-            images, done["augment_labels"] = augment(images, purpose(AUGMENT), config.data.augment)
+            parameters = augment.draw(purpose(AUGMENT), len(images), config.data.augment)
+            done["augment_labels"] = augment.labels(parameters)
+            if config.reference.warped_rows:
+                done["augmented"] = (images, parameters)
+            images = augment.apply(images, parameters)
         key_of_draws = draw_key(config.seed, state.step)
         draws = objective.draw(images, batch["label"], key_of_draws, state.step, batch.get("references", {}), **done)
         draws = jax.lax.with_sharding_constraint(draws, split)

@@ -59,6 +59,30 @@ def test_r_grows_towards_t_with_the_stage_and_stops_at_the_limit():
     assert jnp.all(rows[-1] < t)
 
 
+def test_without_a_limit_r_stays_below_t_in_float32():
+    """Also where the mapping's ratio rounds to 1, and for every mantissa near a power of two."""
+    t = np.concatenate([np.geomspace(1e-6, 1e6, 4001), 1 + np.arange(16) * 2.0**-23, 2 - np.arange(16) * 2.0**-23])
+    t = jnp.asarray(t, jnp.float32)
+    for stage in (0, 15, 23, 24, 40):
+        r = jax.jit(times.map_to_r, static_argnames="ratio_limit")(t, jnp.float32(stage), ratio_limit=1.0)
+        assert jnp.all(r < t)
+        assert jnp.all(jnp.isfinite(1.0 / (t - r)))
+    r = times.map_to_r(t, jnp.float32(15), ratio_limit=1.0)  # ECT's last stage in 400,000 steps
+    exact = (1 + 8 / (1 + np.exp(np.minimum(np.asarray(t, np.float64), 700)))) / 2**16
+    np.testing.assert_allclose((t - r) / t, exact, rtol=0.005)  # what the rounding of r leaves
+
+
+def test_ects_own_count_of_ticks_begins_a_stage_one_step_later():
+    """ECT closes its first tick after one step and each further one after 100 (12.8 kimg of 128), stages are 250."""
+    steps = np.arange(1, 100_001)
+    ticks = 1 + (steps - 1) // 100
+    theirs = (ticks - 1) // 250
+    ours = np.asarray(times.stage(jnp.asarray(steps - 1), 25_000, "staged"))
+    np.testing.assert_array_equal(ours, theirs)
+    earlier = np.asarray(times.stage(jnp.asarray(steps), 25_000, "staged"))
+    assert steps[earlier != theirs].tolist() == [25_000, 50_000, 75_000, 100_000]
+
+
 def test_small_t_is_terminal_at_first():
     # 1 + 8 sigmoid(−t) > 2 for t < ln 7 = 1.9459: r = 0 there at stage 0, positive above (ECT, eq. 17).
     r = times.map_to_r(jnp.array([0.01, 1.9, 2.0]), jnp.float32(0))

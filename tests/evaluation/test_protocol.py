@@ -54,7 +54,7 @@ def gaussian(monkeypatch):
     """The wrong model of a Gaussian, wherever a checkpoint is loaded."""
     model = make_model(monkeypatch)
     for module in (run, time_search):
-        monkeypatch.setattr(module, "load", lambda path, profile="": model)
+        monkeypatch.setattr(module, "load", lambda path, profile="", **boundary: model)
     return model
 
 
@@ -395,6 +395,6 @@ def test_a_search_that_cannot_be(sct_jax_command, gaussian, arguments, named):
 
 def test_only_a_consistency_model_has_times_to_choose(sct_jax_command, monkeypatch):
     for module in (run, time_search):
-        monkeypatch.setattr(module, "load", lambda path, profile="": make_model(monkeypatch, method="edm"))
+        monkeypatch.setattr(module, "load", lambda path, profile="", **boundary: make_model(monkeypatch, method="edm"))
     complaint = sct_jax_command("evaluate", "times", "--checkpoint", "edm").complaint
     assert "edm is a diffusion model" in complaint

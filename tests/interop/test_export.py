@@ -111,6 +111,21 @@ def test_the_file_says_what_it_holds(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, imported, model.params)
 
 
+def test_a_boundary_of_sampling_alone_is_that_of_the_originals_class(tmp_path):
+    """ECT's class trains with boundary zero and shifts in evaluation; so does what is exported for it."""
+    config, spec, _ = golden("edm_ddpmpp")
+    config = config_lib.from_dict(config_lib.to_dict(config))
+    config_lib._set(config, "sampling.boundary", "sigma_min")
+    config_lib._set(config, "sampling.sigma_min", 0.003)
+    facts = export.write_weights(
+        SimpleNamespace(config=config, spec=spec, params=random_weights(config, spec)), tmp_path / "a.safetensors"
+    )
+    assert (facts["class"], facts["kwargs"]["sigma_min"]) == ("training.networks.ECMPrecond", 0.003)
+    assert (facts["preconditioning"]["boundary"], facts["preconditioning"]["sigma_min"]) == ("sigma_min", 0.003)
+    again = import_model(tmp_path / "a.safetensors")[0]
+    assert (again.model.boundary, again.sampling.boundary, again.sampling.sigma_min) == ("zero", "sigma_min", 0.003)
+
+
 def test_without_its_head_edm2_is_the_inner_network():
     config, spec, shapes = golden("edm2_conditional")
     config = config_lib.from_dict(config_lib.to_dict(config))
@@ -212,6 +227,19 @@ def test_each_sampler_is_exported_for_any_batch_and_platform(method, objective, 
         images = program.call(weights, np.int32(5), np.asarray(index, np.int32))
         np.testing.assert_allclose(images, expected[index], rtol=1e-5, atol=1e-5)
     assert np.abs(expected).max() > 1  # data of floats are not cut
+
+
+def test_the_exported_sampler_has_the_boundary_of_sampling(tmp_path):
+    config, spec = make_config(MLP), DataSpec(4, 1, 0, 10, dtype="float32")
+    config = config_lib.with_boundary(config, "sigma_min", 20.0)
+    model = Model(config, spec, random_weights(config, spec, width=1.0))
+    facts = export.write_sampler(model, tmp_path / "a.stablehlo", 1)
+    assert (facts["boundary"], facts["sigma_min"]) == ("sigma_min", 20.0)
+    program = jax.export.deserialize(bytearray((tmp_path / "a.stablehlo").read_bytes()))
+    images = program.call(own_names.state_dict(model.params), np.int32(5), np.arange(3, dtype=np.int32))
+    np.testing.assert_allclose(images, model.sample(3, seed=5), rtol=1e-5, atol=1e-5)
+    plain = Model(make_config(MLP), spec, model.params)
+    assert np.abs(images - plain.sample(3, seed=5)).max() > 0.01
 
 
 def test_the_program_holds_the_network_once_whatever_the_steps():

@@ -11,6 +11,7 @@ import pytest
 
 import sct_jax
 from sct_jax import cards, models
+from sct_jax import config as config_lib
 from sct_jax.errors import UserError
 from sct_jax.evaluation.offline import with_data
 from sct_jax.interop import allowed, import_model, import_to, names, read
@@ -36,7 +37,7 @@ def largest_error(ours: jax.Array, theirs: np.ndarray) -> float:
 # File, the arrays beside it, what the config must say.
 FORMATS = {
     "edm.pkl": ("edm", dict(name="ddpmpp", conditional=True, augment_dim=9, dropout=0.13, boundary="zero")),
-    "ect.pkl": ("ect", dict(name="ddpmpp", encoder="residual", boundary="sigma_min", sigma_min=0.003)),
+    "ect.pkl": ("ect", dict(name="ddpmpp", encoder="residual", boundary="zero")),
     "edm2.pkl": ("edm2", dict(name="edm2", conditional=True, uncertainty_channels=16, dropout=0.1)),
     "tcm.pkl": ("tcm", dict(name="edm2", uncertainty_channels=0, boundary="zero", dropout_max_resolution=4)),
     "ct_imagenet.pt": ("openai", dict(name="adm", time_scale=1000.0, boundary="sigma_min", sigma_min=0.002)),
@@ -54,8 +55,13 @@ def test_an_imported_network_predicts_what_the_original_predicts(file, tmp_path)
     config, spec, params, _ = import_model(unpacked(file, tmp_path), image_size=8)
     assert {name: config.model[name] for name in fields} == fields
     assert config.objective.method == METHODS[file]
+    limits = {"ect.pkl": 1.0, "tcm.pkl": 1 - 1 / 256}
+    assert config.objective.ratio_limit == limits.get(file, 0.999)
     assert (spec.image_size, spec.channels, config.data.source) == (8, 3, "none")
-    denoise = jax.jit(models.build(config.model, spec).denoise, compiler_options=FAST_COMPILE)
+    sampled = config_lib.sampled_model(config)
+    shift = ("sigma_min", 0.003) if file == "ect.pkl" else (config.model.boundary, config.model.sigma_min)
+    assert (sampled.boundary, sampled.sigma_min) == shift
+    denoise = jax.jit(models.build(sampled, spec).denoise, compiler_options=FAST_COMPILE)
     output = denoise(params, *(arrays.get(name) for name in ("x", "t", "labels", "augment_labels")))
     assert largest_error(output, arrays["output"]) < 1e-4
 
@@ -90,7 +96,10 @@ def test_the_loss_in_a_snapshot_sets_the_objective(tmp_path):
     assert {name: imported.objective_fields[name] for name in ("q", "k", "time_mean")} == dict(
         q=256, k=8, time_mean=-1.1
     )
-    assert imported.sampling_fields == {"mid_times": (0.821,)}
+    assert imported.model_fields["boundary"] == "zero"
+    assert imported.sampling_fields == {"mid_times": (0.821,), "boundary": "sigma_min", "sigma_min": 0.003}
+    as_diffusion = read(unpacked("ect.pkl", tmp_path), method="edm")  # evaluated as trained
+    assert (as_diffusion.model_fields["boundary"], as_diffusion.sampling_fields) == ("zero", {"steps": (18,)})
 
 
 def test_what_the_user_says_of_a_state_dict_wins(tmp_path):

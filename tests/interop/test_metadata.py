@@ -155,6 +155,8 @@ def test_what_is_assumed_of_mere_weights_is_noted(method, boundary, plain, tmp_p
     assert any(
         note.startswith(f"boundary is not in the file: taken as {boundary!r}") for note in imported.source["notes"]
     )
+    shift = {"boundary": "sigma_min", "sigma_min": 0.003} if method == "ect" else {}
+    assert {name: value for name, value in imported.sampling_fields.items() if name != "mid_times"} == shift
 
 
 def test_the_verb_prints_the_notes_beside_its_output(plain, tmp_path, sct_jax_command):

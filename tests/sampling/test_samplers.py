@@ -1,5 +1,7 @@
 """Samplers: closed forms, evaluation counts, and noise that belongs to the image and not to the batch."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from sct_jax import config as config_lib
 from sct_jax.diffusion.process import karras_grid, per_image
-from sct_jax.errors import UserError
+from sct_jax.errors import SamplingWarning, UserError
 from sct_jax.sampling import generate, samplers
 from sct_jax.sampling.guidance import Guide
 from sct_jax.training.mesh import make_mesh
@@ -160,6 +162,67 @@ def test_impossible_requests_are_refused():
         generator().times(0)
     with pytest.raises(UserError, match="--num 0"):
         generator()(jnp.float32(1), 0)
+
+
+# Levels that a model was not trained or tuned for.
+
+
+@pytest.mark.parametrize(
+    ("method", "objective"),
+    [
+        ("ict", {"pair": "grid"}),
+        ("ct", {"pair": "grid", "times": "uniform"}),
+        ("ect", {"times": "truncated_lognormal"}),
+        ("edm", {"times": "truncated_student"}),
+    ],
+)
+def test_levels_above_all_of_training_are_refused(method, objective):
+    config = config_lib.default_config()
+    config.objective.update({"method": method, "t_max": 50.0, **objective})
+    sampler = generate.Generator(toy, SHAPE, config)
+    for refused in (sampler.check_options, lambda times: sampler(jnp.float32(1), 2, times=times)):
+        with pytest.raises(UserError, match=r"--times 80.0,1.0: this model was trained at noise levels up to 50 only"):
+            refused(times=(80.0, 1.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sampler.check_options(times=(50.0, 1.0))
+
+
+@pytest.mark.parametrize(("method", "phases"), [("ect", 1), ("edm", 1), ("sct", 2)])
+def test_a_start_above_the_usual_one_is_said(method, phases):
+    """Lognormal times have no end, so there is an answer, but one that training seldom asks for."""
+    sampler = generator(method, phases=phases)
+    with pytest.warns(SamplingWarning, match=r"--times 100.0,1.0 starts at 100, above 80") as caught:
+        sampler(jnp.float32(1), 2, times=(100.0, 1.0))
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sampler(jnp.float32(1), 2, times=(80.0, 1.0))
+
+
+def test_a_config_that_starts_above_its_training_is_said():
+    config = config_lib.default_config()
+    config.objective.update({"method": "ict", "pair": "grid", "t_max": 50.0})
+    with pytest.warns(SamplingWarning, match="config.sampling.t_max starts at 80, above 50"):
+        generate.Generator(toy, SHAPE, config)(jnp.float32(1), 2)
+
+
+@pytest.mark.parametrize("mid", [(), (0.821,), (5.0, 2.0, 0.8, 0.3)])
+def test_steps_without_levels_of_their_own_say_which_are_taken(mid):
+    sampler = generator(mid_times=mid)
+    listed = ",".join(f"{t:.3g}" for t in sampler.times(4))
+    for call in (lambda steps: sampler(jnp.float32(1), 2, steps=steps), sampler.program):
+        with pytest.warns(SamplingWarning, match=f"--steps 4: .* {len(mid)} noise levels?, not 3: taken are {listed}"):
+            call(4)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for steps in {1, len(mid) + 1}:
+                call(steps)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sampler(jnp.float32(1), 2, steps=4, times=(80.0, 20.0, 5.0, 1.0))
+        generator("edm")(jnp.float32(1), 2, steps=4)  # Heun's grid suits any number
+        generator("sct", phases=4)(jnp.float32(1), 2, steps=4)
 
 
 def test_the_noise_option_chooses_the_sampler():

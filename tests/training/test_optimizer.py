@@ -5,6 +5,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from sct_jax import config as config_lib
 from sct_jax.training import optimizer
@@ -27,6 +28,18 @@ def test_radam_follows_pytorchs():
         updates, state = rule.update(jnp.asarray(grad), state, value)
         value = optax.apply_updates(value, updates)
         np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_radams_first_five_updates_grow_with_the_gradient_and_no_others():
+    """The sum of a loss over 3,072 values moves the weights 3,072 times as far as their mean in these five alone."""
+    rule = optimizer.build(settings(name="radam", lr=1.0), 10)
+    grads = np.random.default_rng(0).normal(1.0, 0.2, 8).astype(np.float32)
+    state = rule.init(jnp.zeros(2))
+    for count, grad in enumerate(grads, start=1):
+        (mean, total), state = rule.update(grad * jnp.array([1.0, 3072.0]), state, jnp.zeros(2))
+        rho = 1999 - 2 * count * 0.999**count / (1 - 0.999**count)
+        assert (rho < 5) == (count <= 5)
+        assert float(total / mean) == pytest.approx(3072 if rho < 5 else 1, rel=1e-4)
 
 
 def test_adams_first_update_is_the_learning_rate_against_the_sign():
