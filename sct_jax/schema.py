@@ -142,7 +142,9 @@ SCHEMA: dict[str, Field] = {
     "objective.target_decay": Field(0.9, "decay of bootstrap='ema' (0: none)", low=0, high=0.999999),
     "objective.target_decay_adaptive": Field(False, "raise it as the grid grows: exp(s_0 ln(decay) / intervals)"),
     "objective.schedule": Field(
-        "smooth", "how t - r shrinks: in stages (ECT) or smoothly (SCT)", choices=("staged", "smooth")
+        "smooth",
+        "how t - r shrinks: in stages (ECT), smoothly (SCT), or smoothly with the mean of the stages",
+        choices=("staged", "smooth", "smooth_matched"),
     ),
     "objective.stage_steps": Field(25_000, "steps in which t - r shrinks by q; 0: never", low=0),
     "objective.q": Field(2.0, "base of the schedule: t - r is t n(t) / q^(stage + 1)", above=1),
