@@ -123,7 +123,7 @@ STUDIES: dict[str, dict[str, Variant]] = {
         "1 phase": sct(
             {"steps": MANY_STEPS},
             {"steps": MANY_STEPS[1:], "noise": "none"},
-            *({"steps": MANY_STEPS[1:], "noise": "adjusted", "spread": spread} for spread in (0.1, 0.25, 0.5)),
+            *({"steps": MANY_STEPS[1:], "noise": f"adjusted:{share}"} for share in (0.1, 0.3)),
             **MATCHED,
         ),
         **{

@@ -221,8 +221,12 @@ SCHEMA: dict[str, Field] = {
     "sampling.mid_times": Field((0.821,), "noise levels of the steps after the first", above=0, may_be_empty=True),
     "sampling.noise": Field(
         "fresh",
-        "of the steps after the first: fresh, or the one that the step before implies",
-        choices=("fresh", "none"),
+        "of the steps after the first: fresh, or the one that the step before implies, as it is (none) or scaled up "
+        "for the variance that is lost (adjusted: aDDIM)",
+        choices=("fresh", "none", "adjusted"),
+    ),
+    "sampling.adjusted_share": Field(
+        0.1, "adjusted: share of a Gaussian's posterior variance that is put back", low=0, high=1
     ),
     "sampling.eta": Field(
         1.0, "phased models: step past each edge s to eta s (edge skipping); 1: to the edge", above=0, high=1
