@@ -7,6 +7,9 @@ the configs (digits, fashion_mnist, gmm_2d, gmm_64d, cifar10): for each seed one
 ``DATA_edm.py`` and the variants from it. Studies share runs, and everything resumes: what is trained is not trained
 again, what is measured not measured again. ``--all``, ``--edm`` and ``--tune KEY=VALUE`` override every config, the
 diffusion model's or the variants'.
+
+Variants of one seed start from one diffusion model and see the same images, times and noise, so differences are taken
+seed by seed: a second table has, for each baseline, the mean difference, its 95 % interval and the seeds that agree.
 """
 
 import argparse
@@ -19,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from common import made_by, pairs, spread
+from scipy import stats
 from svg import stand_alone
 
 from sct_jax import config as config_lib
@@ -27,6 +31,7 @@ from sct_jax.errors import UserError
 from sct_jax.evaluation.provenance import provenance
 from sct_jax.evaluation.run import evaluate_checkpoint
 from sct_jax.report.plots import Series, line_chart
+from sct_jax.scores import more_is_better
 from sct_jax.training.loop import train
 from sct_jax.training.saver import kept_steps
 
@@ -70,54 +75,90 @@ def _guidance(kept: Sequence[str], strengths: Sequence[float]) -> tuple[dict[str
     return plain, *({"steps": (1, 2), "bad": part, "omega": omega} for part in kept for omega in strengths)
 
 
+MATCHED = {"objective_schedule": "smooth_matched"}  # as fine as ECT's stages on average: the target alone differs
+SMOOTH = {"objective_schedule": "smooth"}
+STAGED = {"objective_schedule": "staged"}
+ALL_ROWS = {"reference_source": "dataset"}
+
+
+def _bank(rows: int) -> Variant:
+    return sct(**MATCHED, reference_source="bank", reference_size=str(rows))
+
+
+MANY_STEPS = (1, 2, 4, 8)
 EDGES_PAST = (1.0, 0.9, 0.7, 0.5)
 DROPPED = {"model_conditional": "True", "model_label_dropout": "0.1"}
 EDM_DROPPED = EDM._replace(overrides=_keys(DROPPED))
 STUDIES: dict[str, dict[str, Variant]] = {
-    # ECT against SCT, over training steps and at their end.
-    "methods": {"ect": ect(), "sct": sct()},
-    # Where the rows of the posterior mean come from, and how many; of the query's class or of all.
-    "references": {
-        "ect (1 row)": ect(objective_schedule="smooth"),
-        "bank of 16": sct(reference_source="bank", reference_size="16"),
-        "bank of 256": sct(reference_source="bank", reference_size="256"),
-        "batch": sct(),
-        "batch, all classes": sct(reference_same_class="False"),
-        "dataset": sct(reference_source="dataset"),
-        "dataset, all classes": sct(reference_source="dataset", reference_same_class="False"),
+    # ECT against SCT as published, and both at one schedule, over training steps and at their end.
+    "methods": {
+        "ect": ect(),
+        "ect, matched": ect(**MATCHED),
+        "sct, matched": sct(**MATCHED),
+        "sct, bank of 256, matched": _bank(256),
+        "sct, all rows, matched": sct(**MATCHED, **ALL_ROWS),
+        "sct": sct(),
     },
     # The schedule apart from the target.
     "schedule": {
         "sample, staged (ect)": ect(),
-        "sample, smooth": ect(objective_schedule="smooth"),
-        "posterior mean, staged": sct(objective_schedule="staged"),
-        "posterior mean, smooth (sct)": sct(),
+        "sample, matched": ect(**MATCHED),
+        "sample, smooth": ect(**SMOOTH),
+        "batch, staged": sct(**STAGED),
+        "batch, matched": sct(**MATCHED),
+        "batch, smooth (sct)": sct(),
+        "all rows, matched": sct(**MATCHED, **ALL_ROWS),
     },
-    # Phases of the ODE path, and how far past an edge sampling steps.
+    # Where the rows of the posterior mean come from, and how many; of the query's class or of all.
+    "references": {
+        "1 row (ect)": ect(**MATCHED),
+        **{f"bank of {rows}": _bank(rows) for rows in (4, 16, 64, 256)},
+        "batch": sct(**MATCHED),
+        "batch, all classes": sct(**MATCHED, reference_same_class="False"),
+        "all rows": sct(**MATCHED, **ALL_ROWS),
+        "all rows, all classes": sct(**MATCHED, **ALL_ROWS, reference_same_class="False"),
+    },
+    # Phases of the ODE path and how far past an edge sampling steps, beside the samplers of a plain model.
     "phases": {
-        "1 phase": sct({"steps": (1,)}),
+        "1 phase": sct(
+            {"steps": MANY_STEPS},
+            {"steps": MANY_STEPS[1:], "noise": "none"},
+            *({"steps": MANY_STEPS[1:], "noise": f"adjusted:{share}"} for share in (0.1, 0.3)),
+            **MATCHED,
+        ),
         **{
             f"{phases} phases": sct(
-                *({"steps": (phases,), "eta": eta} for eta in EDGES_PAST), objective_phases=str(phases)
+                *({"steps": (phases,), "eta": eta} for eta in EDGES_PAST), **MATCHED, objective_phases=str(phases)
             )
-            for phases in (2, 4, 8)
+            for phases in MANY_STEPS[1:]
         },
     },
     # A bad version of itself at a strength; and classifier-free guidance of a model trained with label dropout.
     "guidance": {
         "bad version": sct(
-            *_guidance(("0.25", "0.5", "0.75"), (0.1, 0.3, 1.0)), checkpoint_keep_fractions="0.25,0.5,0.75"
+            *_guidance(("0.25", "0.5", "0.75"), (0.1, 0.3, 1.0)), **MATCHED, checkpoint_keep_fractions="0.25,0.5,0.75"
         ),
         "edm, label dropout": EDM_DROPPED,
-        "classifier-free": sct(*_guidance(("unconditional",), (0.1, 0.3, 1.0)), start=EDM_DROPPED, **DROPPED),
+        "classifier-free": sct(
+            *_guidance(("unconditional",), (0.1, 0.3, 1.0)), start=EDM_DROPPED, **MATCHED, **DROPPED
+        ),
     },
     # Tuning against training from scratch, each with and without the reduced variance.
     "scratch": {
-        "ect, tuned": ect(),
-        "sct, tuned": sct(),
-        "ect, from scratch": ect(start=None),
-        "sct, from scratch": sct(start=None),
+        "ect, tuned": ect(**MATCHED),
+        "sct, tuned": sct(**MATCHED),
+        "ect, from scratch": ect(start=None, **MATCHED),
+        "sct, from scratch": sct(start=None, **MATCHED),
+        "sct, all rows, from scratch": sct(start=None, **MATCHED, **ALL_ROWS),
     },
+}
+BASELINES = {
+    "methods": ("ect", "ect, matched"),
+    "schedule": ("sample, staged (ect)", "sample, matched", "sample, smooth"),
+    "references": ("1 row (ect)", "batch"),
+    "phases": ("1 phase",),
+    "guidance": ("bad version", "classifier-free"),
+    "scratch": ("ect, tuned", "ect, from scratch"),
 }
 
 
@@ -168,7 +209,7 @@ def measure(args: argparse.Namespace, workdir: Path, config: Any, sampling: dict
         found = json.loads(path.read_text())
         if found["provenance"]["step"] == config.total_steps and args.num in (None, found["provenance"]["num_samples"]):
             return found["results"]
-    options: dict[str, Any] = {key: value for key, value in sampling.items() if key in ("eta", "omega")}
+    options: dict[str, Any] = {key: value for key, value in sampling.items() if key in ("eta", "omega", "noise")}
     if "bad" in sampling:
         options["guide"] = sampling["bad"]
         if sampling["bad"] != "unconditional":
@@ -194,10 +235,86 @@ def table(results: dict[str, list[dict[str, Any]]], metrics: Sequence[str]) -> s
     return "\n".join(lines)
 
 
+def paired(
+    results: dict[str, list[dict[str, Any]]], metrics: Sequence[str], baselines: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Differences to each baseline, seed by seed, with Student's 95 % interval for their mean.
+
+    A way to sample is compared with the baseline's first of as many steps; where there is none it is left out.
+
+    Returns:
+      Rows ``{"baseline", "variant", "sampling", "sampling_steps", metric: {"differences", "mean", "standard_error",
+      "interval", "ratio", "better"}}``: ``ratio`` is that of the means, ``better`` the number of seeds in which the
+      variant is better than the baseline.
+    """
+    rows = []
+    for baseline in filter(results.__contains__, baselines):
+        against: dict[int, int] = {}
+        for index, row in enumerate(results[baseline][0]["measured"]):
+            against.setdefault(row["sampling_steps"], index)
+        for name, runs in results.items():
+            for index, first in enumerate(runs[0]["measured"]):
+                other = against.get(first["sampling_steps"])
+                if other is None or (name == baseline and index == other):
+                    continue
+                row = {"baseline": baseline, "variant": name}
+                row |= {key: first[key] for key in ("sampling", "sampling_steps")}
+                for metric in metrics:
+                    ours = [run["measured"][index].get(metric) for run in runs]
+                    theirs = [run["measured"][other].get(metric) for run in results[baseline]]
+                    if None not in ours + theirs:
+                        row[metric] = differences(ours, theirs, more_is_better(metric))
+                if len(row) > 4:
+                    rows.append(row)
+    return rows
+
+
+def differences(ours: Sequence[float], theirs: Sequence[float], more: bool) -> dict[str, Any]:
+    """What :func:`paired` says of one metric; ``more``: whether a greater value is better."""
+    each = np.subtract(ours, theirs)
+    error = np.std(each, ddof=1) / len(each) ** 0.5 if len(each) > 1 else np.nan
+    reach = stats.t.ppf(0.975, len(each) - 1) * error if len(each) > 1 else np.nan
+    found = {"mean": each.mean(), "standard_error": error, "ratio": np.mean(ours) / np.mean(theirs)}
+    return {
+        "differences": each.tolist(),
+        **{key: float(value) for key, value in found.items()},
+        "interval": [float(each.mean() - reach), float(each.mean() + reach)],
+        "better": int(np.sum(each > 0 if more else each < 0)),
+    }
+
+
+def paired_table(rows: Sequence[dict[str, Any]], metrics: Sequence[str]) -> str:
+    """Markdown of :func:`paired`, a table for each baseline."""
+    parts = []
+    for baseline in dict.fromkeys(row["baseline"] for row in rows):
+        own = [row for row in rows if row["baseline"] == baseline]
+        shown = [metric for metric in metrics if any(metric in row for row in own)]
+        lines = [
+            f"Minus {baseline}, seed by seed: mean difference [95 % interval], seeds that are better, ratio of means.",
+            "",
+            f"| variant | sampling | {' | '.join(shown)} |",
+            "|---|---|" + "---:|" * len(shown),
+        ]
+        for row in own:
+            cells = [_difference(row[metric]) if metric in row else "–" for metric in shown]
+            lines.append(f"| {row['variant']} | {_how(row)} | {' | '.join(cells)} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _difference(found: dict[str, Any]) -> str:
+    size = max(abs(found["mean"]), 1e-9)
+    digits = int(np.clip(1 - np.floor(np.log10(size)), 2, 6))
+    low, high = (f"{bound:+.{digits}f}" for bound in found["interval"])
+    count = f"{found['better']} of {len(found['differences'])}"
+    return f"{found['mean']:+.{digits}f} [{low}, {high}], {count}, × {found['ratio']:.2f}".replace("-", "−")
+
+
 def _how(row: dict[str, Any]) -> str:
     sampling, steps = row["sampling"], row["sampling_steps"]
     parts = [f"{steps} step{'s' if steps > 1 else ''}"]
     parts += [f"η = {sampling['eta']:g}"] if "eta" in sampling else []
+    parts += [f"noise {sampling['noise']}"] if "noise" in sampling else []
     if "bad" in sampling:
         bad = sampling["bad"]
         parts.append(f"ω = {sampling['omega']:g}, {bad if bad == 'unconditional' else f'at {float(bad):.0%}'}")
@@ -228,6 +345,7 @@ def main() -> None:
     parser.add_argument("--data", default="digits", help="the configs' prefix")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--without", default="", help="variants to leave out, by the start of their names")
+    parser.add_argument("--baseline", nargs="*", help="variants to subtract, seed by seed (default: the study's own)")
     parser.add_argument("--runs", default="runs/ablation")
     parser.add_argument("--num", type=int, help="samples for each sampling seed")
     for group in ("all", "edm", "tune"):
@@ -237,6 +355,9 @@ def main() -> None:
     metrics = METRICS["gmm" if args.data.startswith("gmm") else "images"]
     if args.study == "phases" and args.data.startswith("gmm"):
         metrics = metrics[-1:]  # the error is to other functions, those of the phases' own edges
+    baselines = BASELINES[args.study] if args.baseline is None else args.baseline
+    if unknown := [name for name in baselines if name not in STUDIES[args.study]]:
+        raise UserError(f"--baseline {unknown[0]!r}: study {args.study} has {', '.join(STUDIES[args.study])}")
     left_out = tuple(filter(None, args.without.split(",")))
     variants = {"edm": EDM} | {
         k: v for k, v in STUDIES[args.study].items() if not (left_out and k.startswith(left_out))
@@ -248,14 +369,16 @@ def main() -> None:
         for name, variant in variants.items():
             results[name].append(train_one(args, seed, variant, folder))
         print(f"seed {seed} done after {time.time() - began:.0f} s\n{table(results, metrics)}", flush=True)
+    compared = paired(results, metrics, baselines)
     facts = provenance(seeds=args.seeds, overrides={group: getattr(args, group) for group in ("all", "edm", "tune")})
     made = f"{made_by(facts)}; mean ± spread over the seeds."
     chart = curves(results, metrics[0])
     if chart:
         files.write_text(f"{args.out}.svg", chart)
         made += f"\n\n![{metrics[0]} against training steps]({Path(args.out).name}.svg)"
-    files.write_json(f"{args.out}.json", {"results": results, "provenance": facts})
-    files.write_text(f"{args.out}.md", f"{table(results, metrics)}\n\n{made}\n")
+    files.write_json(f"{args.out}.json", {"results": results, "paired": compared, "provenance": facts})
+    text = [table(results, metrics), paired_table(compared, metrics), made]
+    files.write_text(f"{args.out}.md", "\n\n".join(filter(None, text)) + "\n")
     print(f"{args.out}.md")
 
 

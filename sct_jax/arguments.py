@@ -237,7 +237,9 @@ def _checkpoint_arguments(sub: Parser) -> None:
     sub.add_argument("--ema", default="", help="EMA profile (default: the first of the run; raw: raw weights)")
     sub.add_argument("--batch-size", type=int, default=256, help="images at a time (default %(default)s)")
     sub.add_argument("--cpu-devices", **CPU_DEVICES)
-    sub.add_argument("--noise", choices=("fresh", "none"), help="of the steps after the first (default: the config's)")
+    sub.add_argument(
+        "--noise", help="of the steps after the first: fresh, none, adjusted or adjusted:SHARE (default: the config's)"
+    )
     sub.add_argument("--guide", metavar="GUIDE", help="guide away from: unconditional, or a checkpoint as above")
     sub.add_argument("--omega", type=float, help="how far: D + omega (D - D_guide) (default 1)")
     _boundary_arguments(sub)

@@ -103,7 +103,8 @@ class Model:
             diffusion model) the config's.
           labels: classes used in turn; None: every class in turn where the model is conditional.
           times: noise levels in place of ``steps``, descending.
-          noise: of the steps after the first, ``"fresh"`` or ``"none"``; None: the config's.
+          noise: of the steps after the first, ``"fresh"``, ``"none"``, ``"adjusted"`` or
+            ``"adjusted:SHARE"``; None: the config's.
           eta: a phased model steps past its edges ``s`` to ``eta s``; None: the config's.
           guide: what the predictions are pushed away from: ``"unconditional"``, another model or its checkpoint.
           omega: how far, ``D + omega (D − D_guide)``; None: 1.

@@ -153,7 +153,9 @@ SCHEMA: dict[str, Field] = {
         choices=("auto", "evaluated", "tangent"),
     ),
     "objective.schedule": Field(
-        "smooth", "how t - r shrinks: in stages (ECT) or smoothly (SCT)", choices=("staged", "smooth")
+        "smooth",
+        "how t - r shrinks: in stages (ECT), smoothly (SCT), or smoothly with the mean of the stages",
+        choices=("staged", "smooth", "smooth_matched"),
     ),
     "objective.stage_steps": Field(25_000, "steps in which t - r shrinks by q; 0: never", low=0),
     "objective.q": Field(2.0, "base of the schedule: t - r is t n(t) / q^(stage + 1)", above=1),
@@ -251,8 +253,12 @@ SCHEMA: dict[str, Field] = {
     ),
     "sampling.noise": Field(
         "fresh",
-        "of the steps after the first: fresh, or the one that the step before implies",
-        choices=("fresh", "none"),
+        "of the steps after the first: fresh, or the one that the step before implies, as it is (none) or scaled up "
+        "for the variance that is lost (adjusted: aDDIM)",
+        choices=("fresh", "none", "adjusted"),
+    ),
+    "sampling.adjusted_share": Field(
+        0.1, "adjusted: share of a Gaussian's posterior variance that is put back", low=0, high=1
     ),
     "sampling.eta": Field(
         1.0, "phased models: step past each edge s to eta s (edge skipping); 1: to the edge", above=0, high=1

@@ -15,6 +15,7 @@ from sct_jax.diffusion.process import karras_grid
 
 Array = jax.Array
 BELOW_ONE = float(np.nextafter(np.float32(1.0), np.float32(0.0)))  # times any float32 t, it is less than t
+SCHEDULES = ("staged", "smooth", "smooth_matched")
 
 
 def lognormal(key: Array, shape: tuple[int, ...], mean: float, std: float) -> Array:
@@ -54,19 +55,22 @@ def stage(step: Array, stage_steps: int, schedule: str) -> Array:
       step: the number of finished training steps, an integer scalar.
       stage_steps: steps a stage lasts; 0 means stage 0 for ever (a fixed ``q``, as in ECT's one-hour recipe).
       schedule: ``"staged"`` is ECT's ``⌊k/d⌋`` (arXiv 2406.14548, sec. 3.2); ``"smooth"`` is SCT's ``k/d``
-        (arXiv 2410.18958, sec. 4.2), the same law without the jumps.
+        (arXiv 2410.18958, sec. 4.2), the same law without the jumps and so half a stage ahead on average;
+        ``"smooth_matched"`` is ``max(0, k/d − 1/2)``, smooth with the mean of the stages: it crosses each of them at
+        its middle. It is ours, to compare targets at one schedule.
 
     Raises:
       ValueError: for an unknown schedule.
     """
-    if schedule not in ("staged", "smooth"):
-        raise ValueError(f"schedule must be 'staged' or 'smooth', got {schedule!r}")
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
     if stage_steps == 0:
         return jnp.zeros((), jnp.float32)
     step = jnp.asarray(step)
     if schedule == "staged":
         return (step // stage_steps).astype(jnp.float32)
-    return step.astype(jnp.float32) / stage_steps
+    stages = step.astype(jnp.float32) / stage_steps
+    return stages if schedule == "smooth" else jnp.maximum(stages - 0.5, 0.0)
 
 
 def map_to_r(t: Array, s: Array, q: float = 2.0, k: float = 8.0, b: float = 1.0, ratio_limit: float = 0.999) -> Array:

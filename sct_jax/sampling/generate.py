@@ -1,5 +1,6 @@
 """Many images from a denoiser: in batches, over a mesh, image *i* of a seed the same whatever their size."""
 
+import functools
 import itertools
 import math
 import warnings
@@ -53,6 +54,7 @@ class Generator:
         clip: bool = True,
     ):
         self._denoise, self._shape, self._sampling, self._clip = denoise, image_shape, config.sampling, clip
+        self._sigma_data = config.model.sigma_data
         self._kind, self._edges, self._trained_to = sampler_kind(config), phase_edges(config), largest_time(config)
         self._sharding = self._whole = None
         if device_mesh is not None:
@@ -85,8 +87,7 @@ class Generator:
     ) -> None:
         """Raises a UserError for sampling options that are impossible or do nothing with this kind of model."""
         if noise is not None:
-            if noise not in NOISES:
-                raise UserError(f"--noise {noise}: must be {' or '.join(NOISES)}")
+            parse_noise(noise, self._sampling)
             if self._kind != "consistency":
                 raise UserError(f"--noise {noise}: a {self._kind} model is sampled without fresh noise; leave it out")
         if eta is not None:
@@ -218,7 +219,9 @@ class Generator:
         if guide_by is not None:
             unconditional, bad_denoise = guide_by
             denoise = guided_denoise(denoise, omega, unconditional=unconditional, bad_denoise=bad_denoise)
-        multistep = samplers.consistency if noise == "fresh" else samplers.deterministic
+        kind, share = parse_noise(noise, self._sampling)
+        addim = functools.partial(samplers.adjusted, share=share, sigma_data=self._sigma_data)
+        multistep = {"fresh": samplers.consistency, "none": samplers.deterministic, "adjusted": addim}[kind]
         # The times of a phased model have stepped past its edges already.
         sampler = {"diffusion": samplers.heun, "phased": samplers.deterministic, "consistency": multistep}[self._kind]
         keys = samplers.image_keys(seed, index)
@@ -299,8 +302,20 @@ def _unchanged(_: Any, images: Array) -> Array:
     return images
 
 
-NOISES = ("fresh", "none")
+NOISES = ("fresh", "none", "adjusted")
 ROUNDING = 1 + 1e-4  # a level that is a bound but for float32 is within it
+
+
+def parse_noise(text: str, sampling: Any) -> tuple[str, float]:
+    """One of NOISES and the share of adjusted noise, of a text such as ``adjusted:0.3``; without it, the config's."""
+    kind, colon, share = text.partition(":")
+    try:
+        value = float(share) if colon else float(sampling.adjusted_share)
+    except ValueError:
+        value = math.nan
+    if kind not in NOISES or (colon and kind != "adjusted") or not 0 <= value <= 1:
+        raise UserError(f"--noise {text}: must be fresh, none, adjusted, or adjusted:SHARE with a share from 0 to 1")
+    return kind, value
 
 
 def sampler_kind(config: Any) -> str:

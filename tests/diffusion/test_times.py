@@ -43,8 +43,24 @@ def test_smooth_and_staged_agree_where_stages_begin_and_only_there():
     assert float(times.stage(jnp.int32(37_500), 25_000, "smooth")) == 1.5
 
 
+def test_the_matched_schedule_is_smooth_and_crosses_every_stage_at_its_middle():
+    """So that its mean is the stages'; the smooth schedule's is half a stage more."""
+    steps, stages = 25_000, 8
+    middles = jnp.arange(stages) * steps + steps // 2
+    matched, staged = (times.stage(middles, steps, s) for s in ("smooth_matched", "staged"))
+    assert matched.tolist() == staged.tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    every = jnp.arange(stages * steps)
+    mean = {s: float(np.asarray(times.stage(every, steps, s), np.float64).mean()) for s in times.SCHEDULES}
+    assert mean["staged"] == 3.5
+    assert mean["smooth"] == pytest.approx(4.0, abs=1e-4)
+    assert mean["smooth_matched"] == pytest.approx(3.5 + 1 / 64, abs=1e-4)  # the first half stage is cut at 0
+    rise = np.diff(np.asarray(times.stage(every, steps, "smooth_matched")))
+    assert rise.min() >= 0
+    assert rise.max() < 1.1 / steps
+
+
 def test_zero_stage_steps_means_a_fixed_q():
-    assert float(times.stage(jnp.int32(10**6), 0, "smooth")) == 0.0
+    assert [float(times.stage(jnp.int32(10**6), 0, s)) for s in times.SCHEDULES] == [0.0, 0.0, 0.0]
     t = jnp.array([100.0])  # n(t) -> 1, so r/t = 1 − 1/256 at q = 256 (ECT's one-hour recipe)
     np.testing.assert_allclose(times.map_to_r(t, jnp.float32(0), q=256.0) / t, 1 - 1 / 256, rtol=1e-5)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sct_jax import config as config_lib
+from sct_jax.data.mixtures import GaussianMixture
 from sct_jax.diffusion.process import karras_grid, per_image
 from sct_jax.errors import SamplingWarning, UserError
 from sct_jax.sampling import generate, samplers
@@ -104,16 +105,58 @@ def test_consistency_of_a_gaussian_keeps_its_distribution_at_every_step():
         assert float(images.std()) == pytest.approx(0.5, rel=0.01)  # of 65,536 numbers: 0.3 %
 
 
+def test_adjusted_noise_is_as_far_from_the_mean_as_images_of_the_posterior_are():
+    """Step by step: ``E ‖(1 − s/t) x_0 + (s/t) x − x̂_0‖²`` over ``x_0 ~ p(x_0 | x)``, drawn; no formula of ours."""
+    t, s = 1.3, 0.4
+    data = GaussianMixture.isotropic(np.full((1, 48), 0.2), 0.5)
+    x = 0.2 + np.random.default_rng(0).normal(0, np.hypot(0.5, t), (4, 48))
+    drawn = np.stack([data.sample_posterior(np.random.default_rng(i), row, t, 20_000) for i, row in enumerate(x)])
+    mean = data.posterior_mean(x, t)
+    expected = (((1 - s / t) * drawn + (s / t) * x[:, None] - mean[:, None]) ** 2).sum(axis=-1).mean(axis=-1)
+    seen = []
+
+    def denoise(x, time):
+        seen.append(np.asarray(x, np.float64).reshape(4, 48))
+        return jnp.asarray(data.posterior_mean(np.asarray(x).reshape(4, 48), float(time[0])), jnp.float32).reshape(
+            x.shape
+        )
+
+    samplers.adjusted(denoise, jnp.asarray(x, jnp.float32).reshape(4, *SHAPE[:2], 3), (t, s), None, share=1.0)
+    np.testing.assert_allclose(((seen[1] - mean) ** 2).sum(axis=-1), expected, rtol=0.01)  # of 20,000: 0.2 %
+    samplers.adjusted(denoise, jnp.asarray(x, jnp.float32).reshape(4, *SHAPE[:2], 3), (t, s), None, share=0.0)
+    np.testing.assert_allclose(seen[3], s / t * x + (1 - s / t) * mean, atol=1e-5)  # Euler's step
+
+
+def test_adjusted_noise_gives_a_gaussian_back_most_of_the_spread_that_euler_steps_lose():
+    keys = samplers.image_keys(0, jnp.arange(2048))
+    x = np.sqrt(80.0**2 + 0.25) * samplers.image_noise(keys, 0, (16, 16, 1))
+    times = tuple(karras_grid(18)[::-1])
+    plain, euler, adjusted = (
+        float(images.std())
+        for images in (
+            samplers.heun(gaussian, x, tuple(karras_grid(40)[::-1]), keys),
+            samplers.deterministic(gaussian, x, times, keys),
+            samplers.adjusted(gaussian, x, times, keys),
+        )
+    )
+    assert plain == pytest.approx(0.5, abs=0.01)  # the data's
+    assert euler < 0.43
+    assert 0.46 < adjusted < 0.5
+    no_noise = samplers.adjusted(lambda x, t: x, x, times, keys)
+    assert jnp.all(no_noise == x)  # not 0/0
+
+
 @pytest.mark.parametrize(
     ("options", "call"),
     [
         ({}, {"steps": 2}),
         ({}, {"steps": 2, "noise": "none"}),
+        ({}, {"steps": 2, "noise": "adjusted:0.3"}),
         ({"phases": 3}, {"steps": 3, "eta": 0.7}),
         ({}, {"steps": 2, "guide": Guide(), "omega": 0.8}),
         ({}, {"steps": 2, "guide": Guide(jnp.float32(0.1)), "omega": 0.8}),
     ],
-    ids=["fresh noise", "no noise", "phased", "unconditional guide", "bad version"],
+    ids=["fresh noise", "no noise", "adjusted noise", "phased", "unconditional guide", "bad version"],
 )
 def test_an_image_belongs_to_its_seed_and_index(options, call):
     call = call | {"labels": (0, 1, 2), "seed": 5}
@@ -230,12 +273,18 @@ def test_the_noise_option_chooses_the_sampler():
     images = none(jnp.float32(0.3), 4, steps=2)
     assert np.array_equal(fresh(jnp.float32(0.3), 4, steps=2, noise="none"), images)
     assert np.abs(fresh(jnp.float32(0.3), 4, steps=2) - images).max() > 0.1
+    adjusted = generator(noise="adjusted", adjusted_share=0.4)(jnp.float32(0.3), 4, steps=2)
+    assert np.array_equal(fresh(jnp.float32(0.3), 4, steps=2, noise="adjusted:0.4"), adjusted)
+    assert np.abs(adjusted - images).max() > 0.01
+    np.testing.assert_allclose(fresh(jnp.float32(0.3), 4, steps=2, noise="adjusted:0"), images, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("method", "options", "problem"),
     [
-        ("ect", {"noise": "some"}, "--noise some: must be fresh or none"),
+        ("ect", {"noise": "some"}, "--noise some: must be fresh, none, adjusted"),
+        ("ect", {"noise": "adjusted:2"}, "--noise adjusted:2: must be .* a share from 0 to 1"),
+        ("ect", {"noise": "none:0.1"}, "--noise none:0.1: must be"),
         ("edm", {"noise": "fresh"}, "--noise fresh: a diffusion model"),
         ("ect", {"eta": 0.5}, "only phased models have edges"),
     ],
