@@ -45,6 +45,6 @@ def test_the_schema_offers_exactly_what_exists():
     assert set(SCHEMA["objective.method"].choices) == set(ROWS)
 
 
-def test_ect_and_sct_differ_in_schedule_and_transition_alone():
+def test_ect_and_sct_differ_in_schedule_transition_and_cap_alone():
     different = {key for key in ROWS["ect"] if ROWS["ect"][key] != ROWS["sct"][key]}
-    assert different == {"method", "schedule", "transition"}
+    assert different == {"method", "schedule", "transition", "ratio_limit"}

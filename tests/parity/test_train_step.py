@@ -87,7 +87,9 @@ class Case:
         monkeypatch.setattr(jax.random, "normal", lambda key, shape: given[tuple(shape)])
         if "augment_labels" in self.arrays:
             told = jnp.asarray(self.arrays["augment_labels"])
-            monkeypatch.setattr(step, "augment", lambda images, key, probability: (images, told))
+            monkeypatch.setattr(step.augment, "draw", lambda key, count, probability: None)
+            monkeypatch.setattr(step.augment, "apply", lambda images, parameters: images)
+            monkeypatch.setattr(step.augment, "labels", lambda parameters: told)
         objective = objectives.build(self.config, self.network.denoise)
         device_mesh = mesh.make_mesh(1)
         train_step = jax.jit(step.make_train_step(self.config, objective, device_mesh))
