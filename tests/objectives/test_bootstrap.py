@@ -88,7 +88,9 @@ def test_the_derivative_is_the_difference_to_third_order(name):
     assert ((order > 2.5) & (order < 3.7)).all(), order
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", ["film_mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ddpmpp", "adm", "edm2"))]
+)
 def test_bfloat16_keeps_the_derivative_and_drowns_the_difference(name):
     network, exact = make_network(name, "bfloat16"), make_network(name)
     params = random_params(exact)
