@@ -78,6 +78,7 @@ def _guidance(kept: Sequence[str], strengths: Sequence[float]) -> tuple[dict[str
 MATCHED = {"objective_schedule": "smooth_matched"}  # as fine as ECT's stages on average: the target alone differs
 SMOOTH = {"objective_schedule": "smooth"}
 STAGED = {"objective_schedule": "staged"}
+BFLOAT16 = {"model_compute_dtype": "bfloat16"}
 ALL_ROWS = {"reference_source": "dataset"}
 
 
@@ -143,6 +144,13 @@ STUDIES: dict[str, dict[str, Variant]] = {
             *_guidance(("unconditional",), (0.1, 0.3, 1.0)), start=EDM_DROPPED, **MATCHED, **DROPPED
         ),
     },
+    # What the precision of activations costs, with the TD difference as "auto" makes it and evaluated throughout.
+    "precision": {
+        "float32": sct(**MATCHED),
+        "float32, derivative": sct(**MATCHED, objective_difference="tangent"),
+        "bfloat16": sct(**MATCHED, **BFLOAT16),
+        "bfloat16, evaluated": sct(**MATCHED, **BFLOAT16, objective_difference="evaluated"),
+    },
     # Tuning against training from scratch, each with and without the reduced variance.
     "scratch": {
         "ect, tuned": ect(**MATCHED),
@@ -153,6 +161,7 @@ STUDIES: dict[str, dict[str, Variant]] = {
     },
 }
 BASELINES = {
+    "precision": ("float32",),
     "methods": ("ect", "ect, matched"),
     "schedule": ("sample, staged (ect)", "sample, matched", "sample, smooth"),
     "references": ("1 row (ect)", "batch"),
