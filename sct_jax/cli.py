@@ -117,7 +117,7 @@ def evaluate_times(args: argparse.Namespace) -> None:
 
 
 def import_(args: argparse.Namespace) -> None:
-    """Turns another project's checkpoint into a workdir, or Inception's or DINOv2's weights into a feature space.
+    """Turns another project's checkpoint into a workdir, or a feature network's weights into a feature space.
 
     Checkpoints are those of EDM, EDM2, ECT, STF, TCM, CM. Nothing in a file is run.
     """

