@@ -262,6 +262,11 @@ def _check_objective(config: Config) -> None:
         raise UserError(
             "config.objective.target_decay_adaptive = True needs objective.pair = 'grid', whose size it follows"
         )
+    if consistency and objective.difference == "tangent" and objective.bootstrap == "ema":
+        raise UserError(
+            "config.objective.difference = 'tangent' needs objective.bootstrap = 'online': the difference of two "
+            "networks is no derivative of one; set it to 'evaluated' or 'auto'"
+        )
     if objective.transition.startswith("teacher") and not objective.teacher:
         raise UserError("config.objective.teacher is empty: name the run of the diffusion model to distil")
 

@@ -141,6 +141,12 @@ SCHEMA: dict[str, Field] = {
     ),
     "objective.target_decay": Field(0.9, "decay of bootstrap='ema' (0: none)", low=0, high=0.999999),
     "objective.target_decay_adaptive": Field(False, "raise it as the grid grows: exp(s_0 ln(decay) / intervals)"),
+    "objective.difference": Field(
+        "auto",
+        "the TD difference D(x_t) - D(x_r): evaluated, both sides; tangent, as a derivative, which bfloat16 does not "
+        "drown when t - r is small; auto: in low precision the sounder of the two at each octave of t (td_signal)",
+        choices=("auto", "evaluated", "tangent"),
+    ),
     "objective.schedule": Field(
         "smooth", "how t - r shrinks: in stages (ECT) or smoothly (SCT)", choices=("staged", "smooth")
     ),

@@ -1,6 +1,7 @@
 """Architectures. The only room that knows Flax modules: what leaves it is a pair of pure functions, a ``Network``."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -33,6 +34,10 @@ class Network(NamedTuple):
     (−1: no label) or None, augmentation labels or None; with a ``dropout_key`` dropout is on, and the same key gives
     the same masks.
 
+    ``forward`` is ``denoise`` by operations that forward-mode differentiation (``jax.jvp``) accepts, for passes that
+    nothing is differentiated backwards through: ``denoise`` has gradients of its own making. The values are the same;
+    None where ``denoise`` itself will do.
+
     ``project(params)`` is what the train step does to the parameters after each update, None where that is nothing.
     ``uncertainty(params, t)`` is the logarithm of the loss the network expects at noise levels ``t`` ``[B]``, None
     where it has no head for it.
@@ -41,6 +46,7 @@ class Network(NamedTuple):
     init: Callable[[Array], Params]
     denoise: Denoise
     uses_convolution: bool
+    forward: Denoise | None = None
     project: Callable[[Params], Params] | None = None
     uncertainty: Callable[[Params, Array], Array] | None = None
 
@@ -64,14 +70,19 @@ def build(model: Any, spec: "DataSpec") -> Network:
         return ARCHITECTURES[model.name](model, spec, label_dim, rngs)
 
     try:
-        graph, _ = nnx.split(nnx.eval_shape(lambda: construct(nnx.Rngs(0))))
+        module = nnx.eval_shape(lambda: construct(nnx.Rngs(0)))
     except ValueError as error:
         raise UserError(f"the network of config.model does not fit the data: {error}") from error
+
+    graph = nnx.graphdef(module)
+    module.set_attributes(forward_mode=True)
+    forward_graph = nnx.graphdef(module)
 
     def init(key: Array) -> Params:
         return _string_keys(nnx.to_pure_dict(nnx.state(construct(nnx.Rngs(key)))))
 
-    def denoise(
+    def denoise_by(
+        graph: Any,
         params: Params,
         x: Array,
         t: Array,
@@ -95,7 +106,8 @@ def build(model: Any, spec: "DataSpec") -> Network:
         with jax.default_matmul_precision(PRECISION["float32"]):
             return network.uncertainty(c.c_noise)
 
-    network = Network(init, denoise, uses_convolution=model.name != "film_mlp")
+    convolves = model.name != "film_mlp"
+    network = Network(init, partial(denoise_by, graph), convolves, partial(denoise_by, forward_graph))
     if model.name == "edm2":
         head = uncertainty if model.uncertainty_channels else None
         network = network._replace(project=magnitude_preserving.project, uncertainty=head)

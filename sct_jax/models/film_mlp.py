@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from sct_jax.models.layers import Layer
 from sct_jax.models.products import add_bias, matmul
 
 Array = jax.Array
@@ -87,7 +88,7 @@ class FilmBlock(nnx.Module):
         return h + self.second(hidden)
 
 
-class Dense(nnx.Module):
+class Dense(Layer):
     """``x W + b`` with variance-preserving initial weights times ``scale``; computes in the dtype of ``x``."""
 
     def __init__(self, fan_in: int, fan_out: int, rngs: nnx.Rngs, scale: float = 1.0):
@@ -95,7 +96,7 @@ class Dense(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(fan_out))
 
     def __call__(self, x: Array) -> Array:
-        return add_bias(matmul(x, self.weight[...]), self.bias[...])
+        return add_bias(matmul(x, self.weight[...], self.forward_mode), self.bias[...], self.forward_mode)
 
 
 NOISE_FEATURES = 64

@@ -53,7 +53,16 @@ def _kernel_and_bias(
     return nnx.Param(kernel), None if bias is None else nnx.Param(bias)
 
 
-class Linear(nnx.Module):
+class Layer(nnx.Module):
+    """What multiplies by weights or attends: `forward_mode` takes the operations that `jax.jvp` accepts (products.py).
+
+    It is set on all layers of a network at once (`nnx.Module.set_attributes`); the values are the same.
+    """
+
+    forward_mode: bool = False
+
+
+class Linear(Layer):
     """x [..., in] -> [..., out]."""
 
     def __init__(
@@ -69,11 +78,11 @@ class Linear(nnx.Module):
         self.kernel, self.bias = _kernel_and_bias(rngs, (in_features, out_features), use_bias, init)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = matmul(x, self.kernel[...])
-        return y if self.bias is None else add_bias(y, self.bias[...])
+        y = matmul(x, self.kernel[...], self.forward_mode)
+        return y if self.bias is None else add_bias(y, self.bias[...], self.forward_mode)
 
 
-class Conv(nnx.Module):
+class Conv(Layer):
     """A same-padded convolution [B, H, W, in] -> [B, H', W', out], with H' = H, 2H (`up`) or H/2 (`down`).
 
     The FIR filter (see `upsample`, `downsample`) resamples the image before the convolution. With
@@ -107,17 +116,17 @@ class Conv(nnx.Module):
         kernel = self.kernel[...]
         pointwise = kernel.shape[0] == 1
         if self.fused_downsample:
-            y = _downsample_then_convolve(x, kernel, self.resample_filter)
+            y = _downsample_then_convolve(x, kernel, self.resample_filter, self.forward_mode)
         else:
             # A pointwise map commutes with resampling: do it where the image is small.
             if self.up and not pointwise:
                 x = upsample(x, self.resample_filter)
             if self.down:
                 x = downsample(x, self.resample_filter)
-            y = convolve(x, kernel)
+            y = convolve(x, kernel, forward_mode=self.forward_mode)
             if self.up and pointwise:
                 y = upsample(y, self.resample_filter)
-        return add_bias(y, self.bias[...])
+        return add_bias(y, self.bias[...], self.forward_mode)
 
 
 def checked_filter(taps: Sequence[float]) -> tuple[float, ...]:
@@ -141,7 +150,7 @@ def upsample(x: jax.Array, taps: Sequence[float]) -> jax.Array:
     return x
 
 
-def _downsample_then_convolve(x: jax.Array, kernel: jax.Array, taps: Sequence[float]) -> jax.Array:
+def _downsample_then_convolve(x: jax.Array, kernel: jax.Array, taps: Sequence[float], forward_mode: bool) -> jax.Array:
     """Convolution and FIR filter as one linear map of the once-padded image, at stride 2.
 
     Both are linear and translation-invariant: the cheap filter may go first, the kernel (at stride 2) last.
@@ -149,7 +158,7 @@ def _downsample_then_convolve(x: jax.Array, kernel: jax.Array, taps: Sequence[fl
     padding = kernel.shape[0] // 2 + (len(taps) - 1) // 2
     for axis in (1, 2):
         x = _filter_axis(x, taps, axis, padding, stride=1)
-    return convolve(x, kernel, stride=2, padding=0)
+    return convolve(x, kernel, stride=2, padding=0, forward_mode=forward_mode)
 
 
 def _filter_axis(x: jax.Array, taps: Sequence[float], axis: int, padding: int, stride: int) -> jax.Array:
@@ -206,7 +215,7 @@ class GroupNorm(nnx.Module):
         return jnp.repeat(means, channels // self.groups, axis=-1)[:, None, None]
 
 
-class SelfAttention(nnx.Module):
+class SelfAttention(Layer):
     """The attention branch over the pixels of [B, H, W, C]: norm, q | k | v, attention, projection."""
 
     def __init__(
@@ -230,12 +239,13 @@ class SelfAttention(nnx.Module):
         batch, height, width, channels = x.shape
         qkv = self.qkv(self.norm(x))
         qkv = qkv.reshape(batch, height * width, 3, self.num_heads, channels // self.num_heads)
-        return self.out(attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]).reshape(x.shape))
+        attended = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], self.forward_mode)
+        return self.out(attended.reshape(x.shape))
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+def attention(q: jax.Array, k: jax.Array, v: jax.Array, forward_mode: bool = False) -> jax.Array:
     """softmax(q k' / sqrt(d)) v for [B, tokens, heads, d]; logits and softmax float32, result v's dtype."""
-    if has_fused_attention(q.dtype, q.shape[-1]):
+    if not forward_mode and has_fused_attention(q.dtype, q.shape[-1]):
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     # Matrix products over [B, heads, ...] and a scaled k (not scaled logits) are what measured fastest on CPU.
     q, k, v = (a.swapaxes(1, 2) for a in (q, k, v))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from sct_jax.models.layers import attention
+from sct_jax.models.layers import Layer, attention
 from sct_jax.models.products import convolve, matmul
 
 EPS = 1e-4
@@ -85,17 +85,17 @@ class MPFourier(nnx.Module):
         return math.sqrt(2) * jnp.cos(x.astype(jnp.float32)[:, None] * frequencies + phases)
 
 
-class MPLinear(nnx.Module):
+class MPLinear(Layer):
     """x [..., in] -> [..., out], times `gain`."""
 
     def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs):
         self.kernel = nnx.Param(jax.random.normal(rngs.params(), (in_features, out_features)))
 
     def __call__(self, x: jax.Array, gain: jax.Array | float = 1.0) -> jax.Array:
-        return matmul(x, effective_kernel(self.kernel[...], gain))
+        return matmul(x, effective_kernel(self.kernel[...], gain), self.forward_mode)
 
 
-class MPConv(nnx.Module):
+class MPConv(Layer):
     """A same-padded convolution [B, H, W, in] -> [B, H, W, out], times `gain`."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, rngs: nnx.Rngs):
@@ -103,10 +103,10 @@ class MPConv(nnx.Module):
         self.kernel = nnx.Param(jax.random.normal(rngs.params(), shape))
 
     def __call__(self, x: jax.Array, gain: jax.Array | float = 1.0) -> jax.Array:
-        return convolve(x, effective_kernel(self.kernel[...], gain))
+        return convolve(x, effective_kernel(self.kernel[...], gain), forward_mode=self.forward_mode)
 
 
-class MPAttention(nnx.Module):
+class MPAttention(Layer):
     """The attention branch over the pixels of [B, H, W, C]: q | k | v of unit magnitude, attention, projection.
 
     ValueError when the channels are no multiple of `head_channels`.
@@ -126,4 +126,5 @@ class MPAttention(nnx.Module):
         batch, height, width, channels = x.shape
         qkv = self.qkv(x).reshape(batch, height * width, 3, channels // self.head_channels, self.head_channels)
         qkv = normalize(qkv)
-        return self.out(attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]).reshape(x.shape))
+        attended = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], self.forward_mode)
+        return self.out(attended.reshape(x.shape))

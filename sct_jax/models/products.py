@@ -23,27 +23,31 @@ NHWC = ("NHWC", "HWIO", "NHWC")
 LEAST_CHANNELS, LEAST_TILES = 32, 16
 
 
-def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def matmul(x: jax.Array, kernel: jax.Array, forward_mode: bool = False) -> jax.Array:
     """x [..., in] times kernel [in, out], computed and given in the dtype of x."""
     if x.dtype != kernel.dtype:
-        return _matmul(x, kernel)
+        return x @ kernel.astype(x.dtype) if forward_mode else _matmul(x, kernel)
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
 
 
-def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+def add_bias(x: jax.Array, bias: jax.Array, forward_mode: bool = False) -> jax.Array:
     """x [..., C] plus bias [C], in the dtype of x."""
-    return x + bias if x.dtype == bias.dtype else _add_bias(x, bias)
+    if x.dtype == bias.dtype:
+        return x + bias
+    return x + bias.astype(x.dtype) if forward_mode else _add_bias(x, bias)
 
 
-def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int | None = None) -> jax.Array:
+def convolve(
+    x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int | None = None, forward_mode: bool = False
+) -> jax.Array:
     """Cross-correlation of x [B, H, W, I] with an odd kernel [k, k, I, O]; `padding` None keeps the size."""
     size = kernel.shape[0]
     if size == 1 and stride == 1 and not padding:
-        return matmul(x, kernel[0, 0])
+        return matmul(x, kernel[0, 0], forward_mode)
     padding = size // 2 if padding is None else padding
     if (size, stride, padding) == (3, 1, 1) and _gains(x, kernel):
-        return _convolve_3x3(x, kernel)
-    plain = x.dtype == kernel.dtype or jax.default_backend() == "gpu"
+        return (_fewer_multiplications if forward_mode else _convolve_3x3)(x, kernel)
+    plain = forward_mode or x.dtype == kernel.dtype or jax.default_backend() == "gpu"
     return (_plain_convolve if plain else _convolve)(x, kernel, stride, padding)
 
 
@@ -109,9 +113,11 @@ def _convolve_backward(
 _convolve.defvjp(lambda x, kernel, *how: (_convolve(x, kernel, *how), (x, kernel)), _convolve_backward)
 
 
-@jax.custom_vjp
-def _convolve_3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _fewer_multiplications(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return lax.platform_dependent(x, kernel, cpu=winograd.convolve, default=_same_3x3)
+
+
+_convolve_3x3 = jax.custom_vjp(_fewer_multiplications)
 
 
 def _convolve_3x3_backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:

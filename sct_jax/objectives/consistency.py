@@ -8,6 +8,8 @@ With a phased ODE path (SCT, arXiv 2410.18958, sec. 4.3) the function maps to th
 ``f(x, t→s) = (s/t) x + (1 − s/t) g(x, t)``. Both sides divided by ``1 − s/t`` are predictions of the clean image, and
 the target is then a convex combination, ``α x̂_0 + (1 − α) g(x_r, r)`` with ``α = s (t − r) / (r (t − s))``: terminal
 states (``r = s``) have ``α = 1`` and bootstrap nothing, and the plain model (``s = 0``) has ``α = 0`` elsewhere.
+
+``objective.difference`` says how ``g(x_r, r)`` is made: see `bootstrap.py`.
 """
 
 from collections.abc import Callable
@@ -18,19 +20,25 @@ import jax.numpy as jnp
 
 from sct_jax.diffusion import process, times
 from sct_jax.objectives import Array, Context, Draws, Objective, Teacher, pairs, references
+from sct_jax.objectives import bootstrap as bootstrap_lib
 from sct_jax.objectives.distances import DISTANCES, WEIGHTS
 
 
 def build(
-    config: Any, denoise: Callable[..., Array], teacher: Teacher | None = None, device_mesh: Any = None
+    config: Any,
+    denoise: Callable[..., Array],
+    teacher: Teacher | None = None,
+    device_mesh: Any = None,
+    forward: Callable[..., Array] | None = None,
 ) -> Objective:
-    """The consistency objective of ``config.objective``, over a pure denoiser ``g``."""
+    """The consistency objective of ``config.objective``, over a pure denoiser ``g``; ``forward`` is ``Network``'s."""
     objective, sigma_data = config.objective, config.model.sigma_data
     distance, weight = DISTANCES[objective.distance], WEIGHTS[objective.weight]
     edges = times.phase_edges(objective.phases, objective.t_min, objective.t_max, objective.rho)
     draw_pair = pairs.build(objective, config.total_steps)
     reduced = objective.transition == "posterior_mean"
     posterior_mean = references.build(config, device_mesh) if reduced else None
+    form, forward = bootstrap_lib.form(config), forward or denoise
     if objective.transition.startswith("teacher") and teacher is None:
         raise ValueError(f"transition {objective.transition!r} needs a teacher")
 
@@ -75,7 +83,23 @@ def build(
         x_r, estimate = jax.lax.stop_gradient(transition(context, draws))
         prediction = denoise(params, draws["x_t"], t, labels, dropout_key=dropout_key)
         frozen = jax.lax.stop_gradient(context["target"] if objective.bootstrap == "ema" else params)
-        bootstrap = denoise(frozen, x_r, r, labels, dropout_key=dropout_key)
+        constant = jax.lax.stop_gradient(prediction)
+
+        def evaluated() -> Array:
+            return denoise(frozen, x_r, r, labels, dropout_key=dropout_key)
+
+        def derived(chosen: Array) -> Array:
+            at = lambda x, t: forward(frozen, x, t, labels, dropout_key=dropout_key)  # noqa: E731
+            return bootstrap_lib.by_derivative(at, draws["x_t"], estimate, x_r, t, r, constant, chosen)
+
+        if form == "evaluated":
+            bootstrap = evaluated()
+        elif form == "tangent":
+            bootstrap = derived(jnp.ones(t.shape, bool))
+        else:
+            derivative = context[bootstrap_lib.DECISION] == 1
+            chosen = derivative[bootstrap_lib.octave(t)]
+            bootstrap = jax.lax.cond(jnp.any(derivative), lambda: derived(chosen), evaluated)
         target = combine(estimate, bootstrap, t, r, s)
         difference = prediction - target
         per_image = draws["weight"] * distance(difference, objective.huber_c)
@@ -91,6 +115,8 @@ def build(
             context["target"] = jax.tree.map(jnp.array, params)
         if teacher is not None:
             context["teacher"] = jax.tree.map(jnp.array, teacher.params)
+        if form == "mixed":  # the octaves of t whose difference is a derivative; td_signal.py finds them
+            context[bootstrap_lib.DECISION] = jnp.full(len(bootstrap_lib.OCTAVES), bootstrap_lib.UNDECIDED, jnp.int8)
         return context
 
     def advance(context: Context, params: Any, step: Array) -> Context:

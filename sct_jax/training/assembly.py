@@ -39,9 +39,15 @@ def assemble(
     """
     mesh.check_divides(device_mesh, config.batch_size, config.optimizer.accumulate)
     network = network or models.build(config.model, spec)
-    objective = objectives.build(config, network.denoise, teacher, device_mesh, network.uncertainty)
+    objective = _objective(config, network, teacher, device_mesh)
     train_step = step.make_train_step(config, objective, device_mesh, network.project)
     return Assembly(config, network, teacher, objective, device_mesh, train_step)
+
+
+def _objective(
+    config: Any, network: models.Network, teacher: objectives.Teacher | None, device_mesh: Mesh
+) -> objectives.Objective:
+    return objectives.build(config, network.denoise, teacher, device_mesh, network.uncertainty, network.forward)
 
 
 def state_shardings(made: Assembly, state: TrainState) -> TrainState:
@@ -70,8 +76,7 @@ def abstract_state(made: Assembly) -> TrainState:
         params = made.network.init(step.room_key(made.config.seed, step.INIT))
         state = step.initial_state(made.config, params, made.network.project)
         teacher = made.teacher and made.teacher._replace(params=teacher_params)
-        network = made.network
-        objective = objectives.build(made.config, network.denoise, teacher, made.device_mesh, network.uncertainty)
+        objective = _objective(made.config, made.network, teacher, made.device_mesh)
         return replace(state, context=objective.start(state.params))
 
     shapes = jax.eval_shape(make, made.teacher and made.teacher.params)

@@ -163,19 +163,22 @@ def check_weights(weights: Any, expected: Any, origin: str) -> None:
 
 def check_same_tree(place: Path, item: str, like: Any) -> None:
     """Raises a UserError unless an item of a checkpoint has the names and shapes of ``like``; Damaged where unread."""
+    check_weights(item_tree(place, item), like, str(place))
+
+
+def item_tree(place: Path, item: str) -> Any:
+    """The names, shapes and types of an item's arrays, a nested dict; Damaged where they cannot be read."""
     try:
-        metadata = ocp.StandardCheckpointHandler().metadata(place / item)
-        tree = getattr(metadata, "tree", metadata)
+        metadata = ocp.StandardCheckpointHandler().metadata((place / item).absolute())
+        return getattr(metadata, "tree", metadata)
     except Exception as error:
         raise _damaged(place, error) from error
-    check_weights(tree, like, str(place))
 
 
 def read_tree(place: Path, item: str, part: str = "") -> Any:
     """The arrays of an item, on the first device however split; of one entry only, where ``part`` names it."""
+    tree = item_tree(place, item)
     try:
-        metadata = ocp.StandardCheckpointHandler().metadata((place / item).absolute())
-        tree = getattr(metadata, "tree", metadata)
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         like = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),

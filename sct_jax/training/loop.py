@@ -25,6 +25,7 @@ from sct_jax.training.saver import Checkpointer, kept_steps
 from sct_jax.training.signals import Interrupted, StopRequest
 from sct_jax.training.start import assembled, start_state
 from sct_jax.training.state import TrainState
+from sct_jax.training.td_watch import TDWatch
 
 CHECKED = ("loss", "grad_norm")  # the metrics that stop a run when they are not finite
 
@@ -138,6 +139,7 @@ class _Run:
             wandb_project=config.log.wandb_project,
             config=config_lib.to_dict(config),
         )
+        self.td_watch = TDWatch(made, source, self.progress.say, self.writer.write)
         self.seconds = time.perf_counter()
 
     def until_done(self, first: int) -> TrainState:
@@ -145,6 +147,8 @@ class _Run:
         with self.stop:
             done = first
             self.progress.say("compiling the training step; for a large network this takes minutes")
+            if self.td_watch.begins(self.state):
+                self.state = self.td_watch.look(self.state, done)
             while done < config.total_steps:
                 at, done = done, min(done - done % self.stride + self.stride, config.total_steps)
                 items = self._items(at, done - at)
@@ -158,6 +162,8 @@ class _Run:
                 if len(self.pending) > 1:  # read one dispatch late: the device never waits for the host
                     self._read(*self.pending.pop(0))
                 self.progress.advance(done)
+                if self.td_watch.due(at, done):
+                    self.state = self.td_watch.look(self.state, done)
                 self._after(done)
                 if self.stop.arrived:
                     self._leave(done)

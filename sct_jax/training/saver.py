@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
@@ -24,6 +25,7 @@ from sct_jax import config as config_lib
 from sct_jax import files
 from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
+from sct_jax.objectives.bootstrap import DECISION, UNDECIDED
 from sct_jax.schema import DENOISING
 from sct_jax.training import checkpoint, mesh
 from sct_jax.training.checkpoint import FOLDER, first_line
@@ -35,6 +37,7 @@ MAY_CHANGE = {
     *("data.path", "data.held_out_split", "data.pipeline", "data.resident_max_mib", "data.workers", "data.prefetch"),
     *("data.patience", "data.timeout"),
     *("model.dropout", "model.label_dropout", "model.compute_dtype", "model.gradient_dtype", "model.remat"),
+    "objective.difference",
 }
 PERIODS = ("log", "checkpoint", "sampling", "evaluation")
 LIST = "files.json"
@@ -134,6 +137,7 @@ class Checkpointer:
         try:
             self.check_config(step)
             checkpoint.check_same_tree(place, "params", like.params)
+            training["context"] = _context_there(place, like.context)
             restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
@@ -155,7 +159,8 @@ class Checkpointer:
         if not mesh.all_processes(restored is not None):
             return None
         rest = restored["training"]
-        return TrainState(rest["step"], restored["params"], rest["opt_state"], restored["ema"], rest["context"])
+        context = {name: rest["context"].get(name, _undecided(leaf)) for name, leaf in like.context.items()}
+        return TrainState(rest["step"], restored["params"], rest["opt_state"], restored["ema"], context)
 
     def check_config(self, step: int) -> None:
         """Raises a UserError when the checkpoint was trained with settings that make it another run."""
@@ -318,6 +323,23 @@ def _kept(config: config_lib.Config, before: set[int]) -> policies.PreservationP
     if keep.keep_every_steps:
         kept.append(policies.EveryNSteps(keep.keep_every_steps))
     return policies.AnyPreservationPolicy(kept)
+
+
+def _context_there(place: Path, context: dict[str, Any]) -> dict[str, Any]:
+    """``context`` with the decision of ``objective.difference = "auto"`` where the checkpoint holds one.
+
+    A run may go on in another precision, and then has it while the checkpoint has not, or the other way round.
+    """
+    saved = checkpoint.item_tree(place, "training").get("context") or {}
+    without = {name: leaf for name, leaf in context.items() if name != DECISION}
+    if DECISION not in saved:
+        return without
+    leaf = saved[DECISION]
+    return without | {DECISION: context.get(DECISION, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))}
+
+
+def _undecided(like: Any) -> jax.Array:
+    return mesh.put(np.full(like.shape, UNDECIDED, like.dtype), like.sharding)
 
 
 def _abstract(tree: Any) -> Any:

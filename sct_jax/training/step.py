@@ -21,7 +21,7 @@ TrainStep = Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]
 Projection = Callable[[Any], Any]
 
 # What a seed's random numbers are for (sampling has a room of its own), and, within a training step, which of them.
-INIT, TRAIN = 0, 1
+INIT, TRAIN, SIGNAL = 0, 1, 3
 FLIP, DRAW, DROPOUT, AUGMENT = range(4)
 
 
