@@ -179,6 +179,7 @@ def _import(sub: Parser) -> None:
         help="a new workdir, for sample, evaluate and --config.init.checkpoint (default: none; of feature networks: "
         "where evaluate looks for them)",
     )
+    sub.add_argument("--heads", default="", help="LPIPS's linear heads, where --source is its backbone")
     sub.add_argument("--method", default="", help="what trained it: edm, ect, ... (default: what the file says)")
     sub.add_argument("--image-size", type=int, default=0, help="of its images, where the weights do not tell")
 

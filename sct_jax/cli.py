@@ -124,10 +124,12 @@ def import_(args: argparse.Namespace) -> None:
     from sct_jax import cards
     from sct_jax.interop import feature_files, import_to
 
-    features = feature_files.read(args.source)
+    features = feature_files.read(args.source, args.heads)
     if features is not None:
         print(feature_files.write(features, args.out))
         return
+    if args.heads:
+        raise UserError(f"{args.source} is no backbone of LPIPS: leave --heads out")
     if not args.out:
         raise UserError("import needs --out FOLDER for a new workdir (see sct-jax import --help)")
     out = import_to(args.source, args.out, method=args.method, image_size=args.image_size)
