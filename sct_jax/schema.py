@@ -95,8 +95,9 @@ SCHEMA: dict[str, Field] = {
     "model.sigma_min": Field(0.002, "shift of boundary='sigma_min' (ECT evaluates CIFAR-10 with 0.003)", low=0),
     "model.compute_dtype": Field(
         "float32",
-        "of activations; parameters, norms' statistics, softmax stay float32. tf32: float32 rounded in products",
-        choices=("float32", "tf32", "bfloat16"),
+        "of activations; parameters, norms' statistics, softmax stay float32. tf32: float32 rounded in products; "
+        "float16 (GPUs): the loss is scaled, see optimizer.loss_scale",
+        choices=("float32", "tf32", "bfloat16", "float16"),
     ),
     "model.gradient_dtype": Field(
         "float32",
@@ -197,6 +198,13 @@ SCHEMA: dict[str, Field] = {
         choices=("constant", "inverse_sqrt", "cosine"),
     ),
     "optimizer.decay_reference_steps": Field(2000, "ref of inverse_sqrt", low=1),
+    "optimizer.loss_scale": Field(
+        32768.0,
+        "float16: factor on the loss, at first: halved (and the step left out) when gradients overflow, doubled after "
+        "2,000 steps that do not",
+        low=1,
+        high=2.0**24,
+    ),
     "optimizer.accumulate": Field(1, "micro-batches a step (gradients are averaged)", low=1),
     "ema.profiles": Field(
         ("constant:0.9999",),

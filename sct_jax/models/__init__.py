@@ -23,7 +23,7 @@ Denoise = Callable[..., Array]
 
 
 # Of float32 products inside the network. Accelerators would else round their inputs (TF32 on GPUs, bfloat16 on TPUs).
-PRECISION = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "default"}
+PRECISION = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "default", "float16": "default"}
 
 
 class Network(NamedTuple):
@@ -184,7 +184,7 @@ def _film_mlp(model: Any, spec: "DataSpec", label_dim: int, rngs: nnx.Rngs) -> n
 
 
 def _dtype(model: Any) -> str:
-    return "bfloat16" if model.compute_dtype == "bfloat16" else "float32"
+    return model.compute_dtype if model.compute_dtype in ("bfloat16", "float16") else "float32"
 
 
 ARCHITECTURES = {"ddpmpp": _ddpmpp, "adm": _adm, "edm2": _edm2, "film_mlp": _film_mlp}

@@ -44,6 +44,11 @@ def form(config: Any) -> str:
     return "mixed" if rounded and objective.bootstrap == "online" else "evaluated"
 
 
+def undecided() -> Array:
+    """The decision before the first measurement, int8 ``[len(OCTAVES)]``."""
+    return jnp.full(len(OCTAVES), UNDECIDED, jnp.int8)
+
+
 def octave(t: Array) -> Array:
     """The place in ``OCTAVES`` of noise levels ``t``, int32 of their shape."""
     place = jnp.floor(jnp.log2(jnp.maximum(t, 2.0 ** OCTAVES[0]))).astype(jnp.int32) - OCTAVES[0]

@@ -119,7 +119,7 @@ def build(
         if perceptual is not None:
             context[distances.LPIPS] = jax.tree.map(jnp.array, perceptual.params)
         if form == "mixed":  # the octaves of t whose difference is a derivative; td_signal.py finds them
-            context[bootstrap_lib.DECISION] = jnp.full(len(bootstrap_lib.OCTAVES), bootstrap_lib.UNDECIDED, jnp.int8)
+            context[bootstrap_lib.DECISION] = bootstrap_lib.undecided()
         return context
 
     def advance(context: Context, params: Any, step: Array) -> Context:

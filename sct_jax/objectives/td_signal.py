@@ -19,7 +19,8 @@ from sct_jax.objectives import Array, bootstrap, pairs
 from sct_jax.objectives.consistency import combine
 
 IMAGES = 32
-SOUND = 0.9  # a difference below it is mostly lost: said, where it is not mended
+SOUND = 0.995  # at and above it an octave stays evaluated, which is cheaper
+LOST = 0.9  # a mean below it is said, where it is not mended
 CANDIDATES = 4096  # pairs drawn to find images at every octave that training meets
 
 
@@ -45,10 +46,14 @@ class Signal(NamedTuple):
         return float(np.sum(np.asarray(self.share) * np.asarray(cosines)))
 
     def better_as_derivative(self) -> np.ndarray:
-        """The octaves whose derivative is sounder than the evaluated difference; those not met follow the nearest."""
+        """The octaves whose evaluated difference is not sound, and less so than the derivative.
+
+        Those that training does not meet follow the nearest.
+        """
         met = np.flatnonzero(np.asarray(self.share))
         nearest = met[np.argmin(np.abs(np.arange(len(bootstrap.OCTAVES))[:, None] - met), axis=1)]
-        return (np.asarray(self.tangent) > np.asarray(self.evaluated))[nearest]
+        evaluated, tangent = np.asarray(self.evaluated), np.asarray(self.tangent)
+        return ((evaluated < SOUND) & (tangent > evaluated))[nearest]
 
 
 def build(

@@ -73,6 +73,25 @@ def trace(config: Any, spec: DataSpec, topology: Topology) -> Traced:
       UserError: when mesh, batch and devices do not fit each other.
     """
     began = time.perf_counter()
+    device_mesh, state, batch, traced = _traced(config, spec, topology)
+    lowered = traced.lower()
+    return Traced(
+        device_mesh,
+        lowered,
+        operations.count(traced.jaxpr),
+        assembly.state_bytes(state) | {"batch": mesh.bytes_of_one(batch)},
+        sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)),
+        time.perf_counter() - began,
+    )
+
+
+def count_operations(config: Any, spec: DataSpec, topology: Topology) -> dict[str, int]:
+    """The operations of a whole step, as :func:`trace` has them, without anything that compiling needs."""
+    return operations.count(_traced(config, spec, topology)[-1].jaxpr)
+
+
+def _traced(config: Any, spec: DataSpec, topology: Topology) -> tuple[jax.sharding.Mesh, Any, Any, Any]:
+    """The mesh, the shapes of state and batch, and the traced step."""
     device_mesh = mesh.make_mesh(config.mesh.data, config.mesh.fsdp, topology.devices)
     network = models.build(config.model, spec)
     teacher = None
@@ -85,16 +104,7 @@ def trace(config: Any, spec: DataSpec, topology: Topology) -> Traced:
         perceptual = objectives.Perceptual(lpips.distance, weights)
     made = assembly.assemble(config, spec, device_mesh, teacher, network, perceptual)
     state, batch = assembly.abstract_state(made), assembly.abstract_batch(made, spec)
-    traced = jax.jit(made.train_step, donate_argnums=0).trace(state, batch)
-    lowered = traced.lower()
-    return Traced(
-        device_mesh,
-        lowered,
-        operations.count(traced.jaxpr),
-        assembly.state_bytes(state) | {"batch": mesh.bytes_of_one(batch)},
-        sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)),
-        time.perf_counter() - began,
-    )
+    return device_mesh, state, batch, jax.jit(made.train_step, donate_argnums=0).trace(state, batch)
 
 
 def compile_step(traced: Traced, full_search: bool = False) -> Compiled:

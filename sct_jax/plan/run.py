@@ -4,12 +4,15 @@ import dataclasses
 import importlib.metadata
 from typing import Any
 
+from sct_jax import config as config_lib
 from sct_jax.errors import UserError
+from sct_jax.objectives import bootstrap
 from sct_jax.plan import collectives as collectives_lib
 from sct_jax.plan import data_spec, hlo, program, scaling, topology, traffic
 from sct_jax.plan import floor as floor_lib
 from sct_jax.plan.program import Compiled, Traced
 from sct_jax.plan.topology import Topology
+from sct_jax.schema import DENOISING
 
 LARGEST_GROWTH = 4  # of a program's bytes from a quick to a full search; seen: 2.4 to 3.5
 
@@ -45,12 +48,34 @@ def make_plan(
         topology.parse(topology_name)
     spec = data_spec.find(config, data)
     found = topology.find(topology_name)
+    config, difference = _one_form(config, spec, found)
     traced = program.trace(config, spec, found)
     compiled = program.compile_step(traced, full_search)
-    head = _head(config, spec, found, traced) | {"full_search": full_search}
+    head = _head(config, spec, found, traced) | {"difference": difference, "full_search": full_search}
     plan = head | _measures(config, spec, found, traced, compiled, price, efficiency)
     plan["notes"] += _narrow(plan)
     return plan
+
+
+def _one_form(config: Any, spec: Any, found: Topology) -> tuple[Any, dict[str, Any]]:
+    """The config with one form of the TD difference, and what each form costs.
+
+    In low precision ``objective.difference = "auto"`` is a program with both, of which each step runs one. What is
+    planned is the dearer one, the derivative: that of most of a run.
+    """
+    objective = config.objective
+    if objective.method in DENOISING:
+        return config, {"planned": None, "operations": {}}
+    planned = {"mixed": "tangent"}.get(bootstrap.form(config), bootstrap.form(config))
+    forms = ("evaluated",) if objective.bootstrap == "ema" else ("evaluated", "tangent")
+    count = lambda form: sum(program.count_operations(_with_form(config, form), spec, found).values())  # noqa: E731
+    return _with_form(config, planned), {"planned": planned, "operations": {form: count(form) for form in forms}}
+
+
+def _with_form(config: Any, form: str) -> Any:
+    values = config_lib.to_dict(config)
+    values["objective"] |= {"difference": form}
+    return config_lib.from_dict(values)
 
 
 def _head(config: Any, spec: Any, found: Topology, traced: Traced) -> dict[str, Any]:

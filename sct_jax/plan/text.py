@@ -80,8 +80,16 @@ def _work(plan: dict[str, Any]) -> list[str]:
     return [
         f"operations   {amount(sum(done['step'].values()))} a step ({kinds}), {amount(done['chip'])} a chip; "
         f"XLA counts {amount(done['chip_xla'])} a chip, elementwise work too, loops once",
+        *_difference(plan.get("difference") or {"planned": None}),
         f"memory moves {size(moved['chip'])} a chip and step; XLA counts {size(moved['chip_xla'])}, scratch memory too",
     ]
+
+
+def _difference(difference: dict[str, Any]) -> list[str]:
+    if difference["planned"] is None or len(difference["operations"]) == 1:
+        return []
+    forms = ", ".join(f"{form} {amount(value)}" for form, value in difference["operations"].items())
+    return [f"difference   operations a step with the TD difference {forms}; planned: {difference['planned']}"]
 
 
 def _collectives(plan: dict[str, Any]) -> list[str]:

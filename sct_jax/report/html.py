@@ -15,6 +15,7 @@ from sct_jax.report.runs import Run, read_runs
 from sct_jax.scores import SCORES, more_is_better
 
 MOST_GRIDS = 8  # a run and number of sampling steps
+SIGNAL_AT = "td_signal_at_"  # before the lower end of an octave of t
 NOT_METRICS = ("kind", "step", "seconds", "sampling_steps", "num", "per_seed", "evaluations", "minimum")
 
 
@@ -31,8 +32,8 @@ def write_report(workdirs: Sequence[str | Path], out: str | Path) -> Path:
         raise UserError(f"{out} is a folder: give the name of a file, such as {out / 'report.html'}")
     runs = read_runs(list(workdirs))
     title = " · ".join(run.name for run in runs)
-    sections = [_heading(runs), *_comparison(runs), *_curves(runs), *_variances(runs)]
-    sections += [*_samples(runs), *_measurements(runs), *_configs(runs), *_notes(runs)]
+    sections = [_heading(runs), *_comparison(runs), *_curves(runs), *_signals(runs)]
+    sections += [*_variances(runs), *_samples(runs), *_measurements(runs), *_configs(runs), *_notes(runs)]
     return files.write_text(out, document(f"{title}: report", sections))
 
 
@@ -133,6 +134,37 @@ def _variances(runs: list[Run]) -> Iterator[str]:
         yield (
             "<p>Trace of the covariance, given the noisy image, of the estimate of the clean one that training steps "
             "towards, for reference sets of n images. n = 1 is the sample itself (CT).</p>"
+        )
+        yield f'<div class="charts">{"".join(charts)}</div>'
+
+
+def _signals(runs: list[Run]) -> Iterator[str]:
+    """What precision leaves of the TD difference: over training, and by noise level at the last measurement."""
+    charts = []
+    for run in runs:
+        if not run.signals:
+            continue
+        names = {"td_signal": "as trained", "td_signal_evaluated": "evaluated", "td_signal_tangent": "derivative"}
+        series = []
+        for index, (name, label) in enumerate(names.items()):
+            x, y = _column(run.signals, "step", name)
+            if x:
+                series.append(Series(label, x, y, index, dash=index, markers=True))
+        charts.append(_chart(f"{run.name}: TD signal", series, "training step", "cosine to float32's", log=False))
+        last = run.signals[-1]
+        levels = {float(key.removeprefix(SIGNAL_AT)): last[key] for key in last if key.startswith(SIGNAL_AT)}
+        levels = {low: levels[low] for low in sorted(levels) if _is_number(levels[low])}
+        if levels:
+            centres = [low * 2**0.5 for low in levels]
+            series = [Series(f"step {last['step']:,}", centres, [*levels.values()], 0, markers=True)]
+            svg = line_chart(series, "noise level t", "cosine to float32's", log_x=True)
+            charts.append(chart(f"{run.name}: TD signal by noise level", svg, legend(series)) if svg else "")
+    charts = [one for one in charts if one]
+    if charts:
+        yield "<h2>TD signal</h2>"
+        yield (
+            "<p>Cosine between the TD difference as it is computed and float32's, for the same parameters and noise: "
+            "at 1 nothing is lost to low precision, near 0 training regresses on rounding errors.</p>"
         )
         yield f'<div class="charts">{"".join(charts)}</div>'
 

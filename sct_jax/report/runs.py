@@ -14,7 +14,7 @@ TOTAL_PARAMETERS = re.compile(r"Total:\s*([\d,]+)")
 
 @dataclass
 class Run:
-    """One run. ``train`` and ``evaluations`` are the records of ``metrics.jsonl`` in order of step.
+    """One run. ``train``, ``evaluations`` and ``signals`` are the records of ``metrics.jsonl`` in order of step.
 
     ``grids`` maps a number of sampling steps to ``(training step, picture)`` in order; ``measured`` maps the name of
     each ``evaluation*.json`` to its content; ``notes`` are sentences about files that are missing or damaged.
@@ -24,6 +24,7 @@ class Run:
     config: dict[str, Any]
     train: list[dict[str, Any]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    signals: list[dict[str, Any]] = field(default_factory=list)
     grids: dict[int, list[tuple[int, Path]]] = field(default_factory=dict)
     measured: dict[str, dict[str, Any]] = field(default_factory=dict)
     target_variance: dict[str, Any] | None = None
@@ -90,7 +91,7 @@ def _read_metrics(path: Path, run: Run) -> None:
         run.notes.append("No metrics.jsonl: no curves.")
         return
     lines = path.read_text(errors="replace").splitlines()
-    train, evaluations, damaged = {}, {}, []
+    train, evaluations, signals, damaged = {}, {}, {}, []
     for index, line in enumerate(lines):
         try:
             record = json.loads(line)
@@ -105,9 +106,12 @@ def _read_metrics(path: Path, run: Run) -> None:
             train[step] = record
         elif record.get("kind") == "evaluation":
             evaluations[step, record.get("sampling_steps")] = record
+        elif record.get("kind") == "td_signal":
+            signals[step] = record
     if damaged:
         run.notes.append(f"metrics.jsonl: {len(damaged)} damaged line(s) left out, the first is line {damaged[0]}.")
     run.train = [train[step] for step in sorted(train)]
+    run.signals = [signals[step] for step in sorted(signals)]
     run.evaluations = [evaluations[key] for key in sorted(evaluations, key=lambda key: (key[0], key[1] or 0))]
 
 

@@ -73,7 +73,7 @@ def initial_state(made: Assembly, weights: Any = None) -> TrainState:
     else:
         weights = mesh.put(weights, mesh.split_state(made.device_mesh, weights, made.config.mesh.fsdp_min_size))
         state = jax.jit(start, out_shardings=state_shardings(made, jax.eval_shape(start, weights)))(weights)
-    context = made.objective.start(state.params)  # not in the jitted function: a teacher is no constant of it
+    context = state.context | made.objective.start(state.params)  # not jitted: a teacher is no constant of a function
     return replace(state, context=mesh.put(context, state_shardings(made, context)))
 
 
@@ -86,7 +86,7 @@ def abstract_state(made: Assembly) -> TrainState:
         teacher = made.teacher and made.teacher._replace(params=teacher_params)
         perceptual = made.perceptual and made.perceptual._replace(params=perceptual_params)
         objective = _objective(made.config, made.network, teacher, made.device_mesh, perceptual)
-        return replace(state, context=objective.start(state.params))
+        return replace(state, context=state.context | objective.start(state.params))
 
     shapes = jax.eval_shape(make, made.teacher and made.teacher.params, made.perceptual and made.perceptual.params)
     return _with_shardings(shapes, state_shardings(made, shapes))

@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
@@ -25,9 +24,9 @@ from sct_jax import config as config_lib
 from sct_jax import files
 from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
-from sct_jax.objectives.bootstrap import DECISION, UNDECIDED
+from sct_jax.objectives import bootstrap
 from sct_jax.schema import DENOISING
-from sct_jax.training import checkpoint, mesh
+from sct_jax.training import checkpoint, loss_scale, mesh
 from sct_jax.training.checkpoint import FOLDER, first_line
 from sct_jax.training.state import TrainState
 
@@ -38,7 +37,10 @@ MAY_CHANGE = {
     *("data.patience", "data.timeout"),
     *("model.dropout", "model.label_dropout", "model.compute_dtype", "model.gradient_dtype", "model.remat"),
     "objective.difference",
+    "objective.lpips",  # its weights are in the checkpoint
 }
+# Entries of the context that only some precisions have, and how they begin.
+OF_PRECISION = {bootstrap.DECISION: lambda config: bootstrap.undecided(), loss_scale.NAME: loss_scale.initial}
 PERIODS = ("log", "checkpoint", "sampling", "evaluation")
 LIST = "files.json"
 TEMPORARY = "*orbax-checkpoint-tmp*"
@@ -49,7 +51,7 @@ class Checkpointer:
     """Saves and restores the states of one run in ``workdir``; of several processes each writes its part."""
 
     def __init__(self, workdir: Path, config: config_lib.Config, spec: DataSpec):
-        self.workdir, self._folder = workdir, (workdir / FOLDER).absolute()
+        self.workdir, self._folder, self._config = workdir, (workdir / FOLDER).absolute(), config
         self._failed = False
         self._unlisted: list[int] = []
         self._meta = {"config": config_lib.to_dict(config), "spec": asdict(spec)}
@@ -159,7 +161,10 @@ class Checkpointer:
         if not mesh.all_processes(restored is not None):
             return None
         rest = restored["training"]
-        context = {name: rest["context"].get(name, _undecided(leaf)) for name, leaf in like.context.items()}
+        context = {name: rest["context"][name] for name in like.context if name in rest["context"]}
+        for name in like.context.keys() - context.keys():
+            fresh, where = OF_PRECISION[name](self._config), jax.tree.map(lambda x: x.sharding, like.context[name])
+            context[name] = mesh.put(fresh, where)
         return TrainState(rest["step"], restored["params"], rest["opt_state"], restored["ema"], context)
 
     def check_config(self, step: int) -> None:
@@ -326,20 +331,14 @@ def _kept(config: config_lib.Config, before: set[int]) -> policies.PreservationP
 
 
 def _context_there(place: Path, context: dict[str, Any]) -> dict[str, Any]:
-    """``context`` with the decision of ``objective.difference = "auto"`` where the checkpoint holds one.
+    """``context`` with the entries that go with a precision where the checkpoint holds them, without where it does not.
 
-    A run may go on in another precision, and then has it while the checkpoint has not, or the other way round.
+    A run may go on in another precision than it was saved in.
     """
     saved = checkpoint.item_tree(place, "training").get("context") or {}
-    without = {name: leaf for name, leaf in context.items() if name != DECISION}
-    if DECISION not in saved:
-        return without
-    leaf = saved[DECISION]
-    return without | {DECISION: context.get(DECISION, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))}
-
-
-def _undecided(like: Any) -> jax.Array:
-    return mesh.put(np.full(like.shape, UNDECIDED, like.dtype), like.sharding)
+    there = {name: leaf for name, leaf in context.items() if name in saved or name not in OF_PRECISION}
+    extra = {name: saved[name] for name in OF_PRECISION if name in saved and name not in context}
+    return there | jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), extra)
 
 
 def _abstract(tree: Any) -> Any:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from sct_jax.data.augment import augment
 from sct_jax.diffusion.process import to_unit_range
 from sct_jax.objectives import Objective
-from sct_jax.training import ema, mesh, optimizer
+from sct_jax.training import ema, loss_scale, mesh, optimizer
 from sct_jax.training.state import TrainState
 
 Array = jax.Array
@@ -36,15 +36,17 @@ def draw_key(seed: int, step: Array) -> Array:
 
 
 def initial_state(config: Any, params: Any, project: Projection | None = None) -> TrainState:
-    """The state before the first step, from initial parameters, without context; every EMA profile starts at them.
+    """The state before the first step, from initial parameters, without what the objective adds to its context.
 
+    Every EMA profile starts at them.
     ``project`` is the network's, as in the train step: training starts from parameters that have gone through it.
     """
     copy = lambda: jax.tree.map(jnp.array, params)  # noqa: E731  donation needs buffers of their own
     rule = optimizer.build(config.optimizer, config.total_steps)
     averages = {profile: copy() for profile in config.ema.profiles}
     trained = project(copy()) if project else copy()
-    return TrainState(jnp.zeros((), jnp.int32), trained, rule.init(params), averages, {})
+    context = {loss_scale.NAME: loss_scale.initial(config)} if loss_scale.is_used(config) else {}
+    return TrainState(jnp.zeros((), jnp.int32), trained, rule.init(params), averages, context)
 
 
 def random_flip(images: Array, key: Array) -> Array:
@@ -84,7 +86,12 @@ def make_train_step(
         draws = objective.draw(images, batch["label"], key_of_draws, state.step, batch.get("references", {}), **done)
         draws = jax.lax.with_sharding_constraint(draws, split)
         parts = (config.optimizer.accumulate, pin, on_cpu)
-        grads, metrics = gradients(objective, state.params, state.context, draws, purpose(DROPOUT), *parts)
+        scale = state.context.get(loss_scale.NAME)
+        factor = None if scale is None else scale["scale"]
+        grads, metrics = gradients(objective, state.params, state.context, draws, purpose(DROPOUT), *parts, factor)
+        if scale is not None:
+            grads, taken = loss_scale.unscaled(grads, scale)
+            metrics |= {"loss_scale": factor, "overflow": 1.0 - taken}
         updates, opt_state = rule.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         averages = {
@@ -95,6 +102,10 @@ def make_train_step(
         if project:
             params = project(params)
         context = objective.advance(state.context, params, state.step)
+        if scale is not None:
+            old = (state.params, state.opt_state, state.ema, state.context)
+            params, opt_state, averages, context = loss_scale.chosen(taken, (params, opt_state, averages, context), old)
+            context = context | {loss_scale.NAME: loss_scale.moved(scale, taken)}
         return pin(TrainState(state.step + 1, params, opt_state, averages, context)), metrics
 
     return train_step
@@ -127,8 +138,11 @@ def gradients(
     accumulate: int,
     pin: Callable[[Any], Any] = lambda tree: tree,
     unroll: bool = False,
+    factor: Array | None = None,
 ) -> tuple[Any, Metrics]:
     """The gradient of the mean loss over the draws, and mean metrics; in ``accumulate`` equal parts, one after another.
+
+    With ``factor`` the gradient is that of the loss times it (``loss_scale.py``).
 
     The parts interleave the batch, so that each device's images stay on it. ``pin`` lays a tree of gradients out;
     ``unroll`` writes the parts out one after another: on a CPU gradients of convolutions are 20 times slower in a loop.
@@ -136,7 +150,8 @@ def gradients(
 
     def mean_loss(params: Any, part: Any, key: Array) -> tuple[Array, Metrics]:
         losses, metrics = objective.loss(params, context, part, key)
-        return jnp.mean(losses), {"loss": jnp.mean(losses)} | jax.tree.map(jnp.mean, metrics)
+        loss = jnp.mean(losses)
+        return loss if factor is None else loss * factor, {"loss": loss} | jax.tree.map(jnp.mean, metrics)
 
     def gradient(params: Any, part: Any, key: Array) -> tuple[Any, Metrics]:
         grads, metrics = jax.grad(mean_loss, has_aux=True)(params, part, key)

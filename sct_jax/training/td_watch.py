@@ -78,7 +78,7 @@ class TDWatch:
 
     def _warn(self, done: int, signal: td_signal.Signal, trained: np.ndarray) -> None:
         mean, dtype = signal.mean(trained), self._config.model.compute_dtype
-        if mean >= td_signal.SOUND or self._warned:
+        if mean >= td_signal.LOST or self._warned:
             return
         self._warned = True
         use = "config.model.compute_dtype = 'float32'"

@@ -175,3 +175,19 @@ def test_mistakes_are_named_and_nothing_is_written(make_run, tmp_path):
     (workdir / "config.json").write_text("{")
     with pytest.raises(UserError, match="cannot read"):
         write_report([workdir], tmp_path / "report.html")
+
+
+def test_the_td_signal_has_its_curves(make_run, tmp_path):
+    """Also where a level is missing from a record; a run in float32 has none and shows none."""
+    from sct_jax.report.html import write_report
+
+    low, plain = make_run("low"), make_run("plain")
+    with (low / "metrics.jsonl").open("a") as file:
+        for step, evaluated in ((0, 0.999), (400, 0.7), (800, 0.2)):
+            levels = {"td_signal_at_0.5": 0.998, "td_signal_at_1": 0.997}
+            means = {"td_signal": 0.998, "td_signal_evaluated": evaluated, "td_signal_tangent": 0.998}
+            file.write(json.dumps({"kind": "td_signal", "step": step} | means | levels) + "\n")
+    page = write_report([low, plain], tmp_path / "report.html").read_text()
+    assert "low: TD signal<" in page
+    assert "low: TD signal by noise level" in page
+    assert "plain: TD signal" not in page
