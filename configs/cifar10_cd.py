@@ -3,7 +3,8 @@
     sct-jax train --config configs/cifar10_cd.py --workdir runs/cifar10_cd --config.data.path=cifar-10-python.tar.gz
 
 Teacher and initial weights are the run of ``cifar10_edm.py`` at runs/cifar10_edm. Published, unconditional: FID 3.55 in
-one step and 2.93 in two, with LPIPS as the distance. LPIPS is not offered here: the distance is L2, with which the
+one step and 2.93 in two, with LPIPS as the distance. Its weights are to be brought (README); then add
+--config.objective.distance=lpips [--config.objective.lpips=FOLDER]. Without it the distance is L2, with which the
 paper's models are worse (its fig. 3). We have not run it to the end.
 """
 

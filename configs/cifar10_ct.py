@@ -2,8 +2,9 @@
 
     sct-jax train --config configs/cifar10_ct.py --workdir runs/cifar10_ct --config.data.path=cifar-10-python.tar.gz
 
-Published, unconditional: FID 8.70 in one step and 5.83 in two, with LPIPS as the distance. LPIPS is not offered here:
-the distance is L2, with which the paper's distilled models are worse (its fig. 3). We have not run it to the end.
+Published, unconditional: FID 8.70 in one step and 5.83 in two, with LPIPS as the distance. Its weights are to be
+brought (README); then add --config.objective.distance=lpips [--config.objective.lpips=FOLDER]. Without it the distance
+is L2, with which the paper's distilled models are worse (its fig. 3). We have not run it to the end.
 """
 
 from sct_jax.config import Config, default_config

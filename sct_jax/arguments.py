@@ -139,6 +139,7 @@ def _evaluate(sub: Parser) -> None:
         "--metrics",
         type=_names,
         help="fid, sfid, kid, inception_score, precision, recall, density, coverage; fd_dinov2, kid_dinov2, ...; "
+        "fd_efficientnet, ...; "
         "class_agreement, fd_pca, fd_classifier (default: all offline ones, and fid where --reference is given)",
     )
     _measuring_arguments(sub)
@@ -150,7 +151,7 @@ def _evaluate_reference(sub: Parser) -> None:
     sub.add_argument("--split", default="train", help="(default: %(default)s)")
     sub.add_argument("--image-size", type=int, default=0, help="crop and resize, or pad, to this (default: as stored)")
     sub.add_argument("--crop", default="centre", help="of a folder or zip: centre or adm, see prepare")
-    sub.add_argument("--features", default="inception", help="inception or dinov2 (default: %(default)s)")
+    sub.add_argument("--features", default="inception", help="inception, dinov2 or efficientnet (default: %(default)s)")
     sub.add_argument("--weights", default="", help="folder of their weights (default: where import puts them)")
     sub.add_argument("--keep-features", action="store_true", help="of each image too: for kid, precision, density ...")
     sub.add_argument("--num", type=int, help="so many images, drawn at random (default: all)")
@@ -179,6 +180,7 @@ def _import(sub: Parser) -> None:
         help="a new workdir, for sample, evaluate and --config.init.checkpoint (default: none; of feature networks: "
         "where evaluate looks for them)",
     )
+    sub.add_argument("--heads", default="", help="LPIPS's linear heads, where --source is its backbone")
     sub.add_argument("--method", default="", help="what trained it: edm, ect, ... (default: what the file says)")
     sub.add_argument("--image-size", type=int, default=0, help="of its images, where the weights do not tell")
 
@@ -258,7 +260,7 @@ def _measuring_arguments(sub: Parser) -> None:
     )
     sub.add_argument("--reference", nargs="+", default=[], metavar="FILE", help="statistics of real images: evaluate "
                      "reference's, EDM's, ADM's, pytorch-fid's or clean-fid's .npz, EDM2's .pkl")  # fmt: skip
-    sub.add_argument("--features", default="", help="folder of Inception's or DINOv2's weights (default: import's)")
+    sub.add_argument("--features", default="", help="folder of the feature networks' weights (default: import's)")
     sub.add_argument("--data-path", default="", help="where the data lies now, if not where the config says")
     sub.add_argument("--out", help="metrics.json")
 

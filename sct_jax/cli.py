@@ -118,17 +118,19 @@ def evaluate_times(args: argparse.Namespace) -> None:
 
 
 def import_(args: argparse.Namespace) -> None:
-    """Turns another project's checkpoint into a workdir, or Inception's or DINOv2's weights into a feature space.
+    """Turns another project's checkpoint into a workdir, or a feature network's weights into a feature space.
 
     Checkpoints are those of EDM, EDM2, ECT, STF, TCM, CM. Nothing in a file is run.
     """
     from sct_jax import cards
     from sct_jax.interop import feature_files, import_to
 
-    features = feature_files.read(args.source)
+    features = feature_files.read(args.source, args.heads)
     if features is not None:
         print(feature_files.write(features, args.out))
         return
+    if args.heads:
+        raise UserError(f"{args.source} is no backbone of LPIPS: leave --heads out")
     if not args.out:
         raise UserError("import needs --out FOLDER for a new workdir (see sct-jax import --help)")
     out = import_to(args.source, args.out, method=args.method, image_size=args.image_size)

@@ -165,7 +165,10 @@ SCHEMA: dict[str, Field] = {
     "objective.phases": Field(
         1, "segments of the ODE path, each mapped to its start; 1: the plain model", low=1, high=8
     ),
-    "objective.distance": Field("pseudo_huber", "between the two sides", choices=("squared_l2", "l1", "pseudo_huber")),
+    "objective.distance": Field(
+        "pseudo_huber", "between the two sides", choices=("squared_l2", "l1", "pseudo_huber", "lpips")
+    ),
+    "objective.lpips": Field("", "folder of LPIPS's imported weights; empty: where sct-jax import puts them"),
     "objective.huber_c": Field(1e-8, "pseudo-Huber's c; tiny: the plain norm, guarded at 0", above=0),
     "objective.weight": Field(
         "inverse_gap",

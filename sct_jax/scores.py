@@ -24,6 +24,8 @@ SCORES = {  # in the order in which a page shows them
     **_OF_FEATURES,
     "fd_dinov2": Score("FD-DINOv2"),
     **{f"{name}_dinov2": one._replace(label=f"{one.label} (DINOv2)") for name, one in _OF_FEATURES.items()},
+    "fd_efficientnet": Score("Fréchet distance (EfficientNet)"),
+    **{f"{name}_efficientnet": one._replace(label=f"{one.label} (EfficientNet)") for name, one in _OF_FEATURES.items()},
     "fd_pca": Score("Fréchet distance (pixels)"),
     "fd_classifier": Score("Fréchet distance (classifier)"),
     "class_agreement": Score("class agreement", more_is_better=True),

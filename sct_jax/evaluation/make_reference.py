@@ -38,7 +38,7 @@ def make_reference(
       split: part of the data.
       image_size: as in ``open_source``.
       crop: as in ``open_source``.
-      features: the feature space, ``inception`` or ``dinov2``.
+      features: the feature space, ``inception``, ``dinov2`` or ``efficientnet``.
       weights: folder of the network's weights; empty: where ``sct-jax import`` puts them.
       keep_features: also each image's features, for KID, precision and recall, density and coverage.
       num: so many images, drawn at random, always the same ones; None: all.

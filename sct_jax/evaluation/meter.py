@@ -22,7 +22,7 @@ from sct_jax.features import MissingWeights
 from sct_jax.model import Model
 
 MOST_SAMPLES = {Evaluator: 10_000, MixtureEvaluator: 1000}  # unless asked for
-TITLES = {"fid": "FID", "fd_dinov2": "FD-DINOv2"}
+TITLES = {"fid": "FID", "fd_dinov2": "FD-DINOv2", "fd_efficientnet": "fd_efficientnet"}
 UNTOLD = (
     "the reference does not tell how images were resized: as here in EDM's, EDM2's and ADM's, otherwise in "
     "pytorch-fid's and clean-fid's, which shifts FID"
@@ -35,7 +35,8 @@ class Meter:
 
     Args:
       model: the model.
-      metrics: names; None: all offline ones that apply, and FID (or FD-DINOv2) where weights and reference are there.
+      metrics: names; None: all offline ones that apply, and FID (or another space's distance) where weights and
+        reference are there.
       references: files with statistics of real images.
       features: folder of the feature networks' weights; empty: the cache folder.
       data_path: where the data lies now, if not where the config says.
@@ -191,7 +192,7 @@ class Meter:
         }
 
     def _usual(self, references: Sequence[str], features: str) -> NetworkEvaluator | None:
-        """FID and FD-DINOv2, as far as weights and statistics are there.
+        """The Fréchet distance of each space, as far as weights and statistics are there.
 
         Without weights it is noted what is left out; statistics that are given and of no use are a mistake.
         """

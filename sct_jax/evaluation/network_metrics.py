@@ -1,4 +1,4 @@
-"""The standard metrics, on features of Inception-v3 and DINOv2: FID and its relatives, by name.
+"""The standard metrics, on features of Inception-v3, DINOv2 and EfficientNet-Lite2: FID and its relatives, by name.
 
 A table says what each needs of the samples and of the reference, so that a pass keeps no more than is asked for and
 what cannot work is refused before a sample is drawn.
@@ -17,9 +17,10 @@ from sct_jax.evaluation.inception_score import inception_score
 from sct_jax.evaluation.kernel import kid
 from sct_jax.evaluation.manifold import density_coverage, precision_recall
 from sct_jax.evaluation.reference import OtherSpace, Reference, load_reference
-from sct_jax.features import FeatureSpace, open_space
+from sct_jax.features import NAMES, FeatureSpace, open_space
 
 FEATURES, SPATIAL, PROBABILITIES = "features", "spatial", "probabilities"
+OTHER_SPACES = tuple(space for space in NAMES if space != "inception")  # whose scores are named after them
 SPLITS = 10  # of the Inception Score
 SUBSET = 1000  # images of a subset of KID
 PRECISION_NEIGHBOURS, DENSITY_NEIGHBOURS = 3, 5
@@ -92,23 +93,26 @@ class Metric(NamedTuple):
 
 def _table() -> dict[str, Metric]:
     table = {name: Metric("inception", family, name) for family in FAMILIES for name in family.names}
-    for family in FAMILIES:
-        if family.output == FEATURES:
-            table |= {_of_dinov2(name): Metric("dinov2", family, name) for name in family.names}
+    for space in OTHER_SPACES:
+        for family in FAMILIES:
+            if family.output == FEATURES:
+                table |= {in_space(name, space): Metric(space, family, name) for name in family.names}
     return table
 
 
-def _of_dinov2(name: str) -> str:
-    return "fd_dinov2" if name == "fid" else f"{name}_dinov2"
+def in_space(name: str, space: str) -> str:
+    """A score's name in a feature space: ``fid`` and ``kid`` are ``fd_dinov2`` and ``kid_dinov2`` in DINOv2's."""
+    if space == "inception":
+        return name
+    return f"fd_{space}" if name == "fid" else f"{name}_{space}"
 
 
 METRICS = _table()
 ERRORS = {  # what stands beside a score, of one set of samples
-    "kid": "kid_standard_error",
-    "kid_dinov2": "kid_standard_error_dinov2",
+    **{in_space("kid", space): in_space("kid_standard_error", space) for space in NAMES},
     "inception_score": "inception_score_split_std",
 }
-FRECHET = {"inception": "fid", "dinov2": "fd_dinov2"}  # what a space is measured with where no metric is named
+FRECHET = {space: in_space("fid", space) for space in NAMES}  # what a space is measured with where no metric is named
 
 
 class NetworkEvaluator:
@@ -149,7 +153,7 @@ class NetworkEvaluator:
                 kept = seen.rows if metric.family.rows else seen.moments
                 done[key] = metric.family.compute(kept[output], self._real(name))
             own = {found: value for found, value in done[key].items() if found.startswith(metric.base)}
-            result |= {_renamed(found, metric): value for found, value in own.items()}
+            result |= {in_space(found, metric.space): value for found, value in own.items()}
         return result
 
     def _fewest(self, name: str) -> int:
@@ -245,8 +249,3 @@ def _needs_reference(space: str) -> str:
 
 def _output(name: str) -> Output:
     return METRICS[name].space, METRICS[name].family.output
-
-
-def _renamed(found: str, metric: Metric) -> str:
-    """A score's name in its feature space."""
-    return found if metric.space == "inception" else _of_dinov2(found)

@@ -1,4 +1,4 @@
-"""Networks that see: Inception-v3 and DINOv2, whose features the standard metrics compare."""
+"""Networks that see, Inception-v3, DINOv2 and EfficientNet-Lite2, whose features metrics compare."""
 
 from sct_jax.features.spaces import NAMES, FeatureSpace, open_space
 from sct_jax.features.store import MissingWeights

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from sct_jax.errors import UserError
-from sct_jax.features import dinov2, inception, store
+from sct_jax.features import dinov2, efficientnet, inception, store
 
-NAMES = ("inception", "dinov2")
+NAMES = ("inception", "dinov2", "efficientnet")
 INCEPTION = "inception-v3-2015-12-05"
 
 Features = dict[str, jax.Array]
@@ -74,7 +74,8 @@ def open_space(name: str, path: str | Path = "", variant: str = "") -> FeatureSp
       name: one of NAMES.
       path: the folder of its weights; empty: ``features/NAME`` in the cache folder.
       variant: ``pytorch-fid``: Inception with images prepared as that code does. For DINOv2, the size that the weights
-        must have, such as ``vitl14``. Empty: Inception as in the graph of 2015; DINOv2 of any size.
+        must have, such as ``vitl14``. Empty: Inception as in the graph of 2015; DINOv2 of any size. EfficientNet has
+        none.
 
     Raises:
       UserError: for an unknown name or variant; when there are no weights, with the file to get and the command.
@@ -83,11 +84,16 @@ def open_space(name: str, path: str | Path = "", variant: str = "") -> FeatureSp
         raise UserError(f"no feature space {name!r}: there are {', '.join(NAMES)}")
     if name == "inception" and variant not in inception.VARIANTS:
         raise UserError(f"inception has no variant {variant!r}: leave it out, or give 'pytorch-fid'")
+    if name == "efficientnet" and variant:
+        raise UserError(f"efficientnet has no variant {variant!r}: leave it out")
     stored = store.load(name, path)
     network: Callable[[Any, jax.Array], Features]
     if name == "inception":
         version, resolution, dims = INCEPTION, inception.RESOLUTION, inception.DIMS
         version, network = f"{version}-{variant}".rstrip("-"), partial(inception.extract, variant=variant)
+    elif name == "efficientnet":
+        version, resolution, dims = efficientnet.VERSION, efficientnet.RESOLUTION, efficientnet.DIMS
+        network = efficientnet.extract
     else:
         version, network = dinov2.version(stored.params), dinov2.extract
         resolution, dims = dinov2.RESOLUTION, stored.params["norm"]["scale"].shape[0]

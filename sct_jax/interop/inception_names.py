@@ -6,12 +6,12 @@ y = (conv(x) - mean) · scale / sqrt(variance + 0.001) + shift, in float64.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
 from sct_jax.errors import UserError
 from sct_jax.features import inception
+from sct_jax.interop.batch_norm import folded
 from sct_jax.interop.matching import check
 
 EPSILON = 1e-3  # of batch normalisation
@@ -93,11 +93,5 @@ def params(arrays: Mapping[str, np.ndarray], scheme: str) -> dict[str, dict[str,
     found = {"output": {"kernel": np.asarray(arrays[output], np.float32).T}}
     for name in shapes.keys() - {"output"}:
         values = [np.asarray(arrays[layer_name(name) + part], np.float64) if part else 1.0 for part in parts]
-        found[name] = _folded(*values)
+        found[name] = folded(*values, EPSILON)
     return found
-
-
-def _folded(kernel: Any, scale: Any, shift: Any, mean: Any, variance: Any) -> dict[str, np.ndarray]:
-    factor = scale / np.sqrt(variance + EPSILON)
-    folded = {"kernel": kernel.transpose(2, 3, 1, 0) * factor, "bias": shift - mean * factor}
-    return {name: value.astype(np.float32) for name, value in folded.items()}

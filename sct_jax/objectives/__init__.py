@@ -21,6 +21,13 @@ class Teacher(NamedTuple):
     params: Any
 
 
+class Perceptual(NamedTuple):
+    """A distance by a trained network: ``distance(params, a, b) -> [B]`` of images in [-1, 1], and its parameters."""
+
+    distance: Callable[[Any, Array, Array], Array]
+    params: Any
+
+
 class Objective(NamedTuple):
     """A training method.
 
@@ -45,19 +52,20 @@ def build(
     device_mesh: Any = None,
     uncertainty: Callable[[Any, Array], Array] | None = None,
     forward: Callable[..., Array] | None = None,
+    perceptual: Perceptual | None = None,
 ) -> Objective:
     """The objective that ``config.objective`` and ``config.reference`` describe, over a pure denoiser.
 
     ``teacher`` is what the transitions ``teacher_euler`` and ``teacher_heun`` need; ``device_mesh`` is the mesh that
     the rows of ``reference.source = "dataset"`` are split over; ``uncertainty`` is the network's head for
     ``objective.uncertainty``; ``forward`` is ``denoise`` by operations that ``jax.jvp`` accepts (``models.Network``),
-    None where ``denoise`` itself will do.
+    None where ``denoise`` itself will do; ``perceptual`` is what ``objective.distance = "lpips"`` needs.
     """
     from sct_jax.objectives import consistency, denoising
 
     if config.objective.method in DENOISING:
         return denoising.build(config, denoise, device_mesh, uncertainty)
-    return consistency.build(config, denoise, teacher, device_mesh, forward)
+    return consistency.build(config, denoise, teacher, device_mesh, forward, perceptual)
 
 
 def masks_classes(config: Any) -> bool:

@@ -19,9 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from sct_jax.diffusion import process, times
-from sct_jax.objectives import Array, Context, Draws, Objective, Teacher, pairs, references
+from sct_jax.objectives import Array, Context, Draws, Objective, Perceptual, Teacher, distances, pairs, references
 from sct_jax.objectives import bootstrap as bootstrap_lib
-from sct_jax.objectives.distances import DISTANCES, WEIGHTS
 
 
 def build(
@@ -30,10 +29,12 @@ def build(
     teacher: Teacher | None = None,
     device_mesh: Any = None,
     forward: Callable[..., Array] | None = None,
+    perceptual: Perceptual | None = None,
 ) -> Objective:
     """The consistency objective of ``config.objective``, over a pure denoiser ``g``; ``forward`` is ``Network``'s."""
     objective, sigma_data = config.objective, config.model.sigma_data
-    distance, weight = DISTANCES[objective.distance], WEIGHTS[objective.weight]
+    distance = distances.build(objective, perceptual and perceptual.distance)
+    weight = distances.WEIGHTS[objective.weight]
     edges = times.phase_edges(objective.phases, objective.t_min, objective.t_max, objective.rho)
     draw_pair = pairs.build(objective, config.total_steps)
     reduced = objective.transition == "posterior_mean"
@@ -102,7 +103,7 @@ def build(
             bootstrap = jax.lax.cond(jnp.any(derivative), lambda: derived(chosen), evaluated)
         target = combine(estimate, bootstrap, t, r, s)
         difference = prediction - target
-        per_image = draws["weight"] * distance(difference, objective.huber_c)
+        per_image = draws["weight"] * distance(context, prediction, target)
         metrics = {
             "td_error": jnp.mean(difference**2, axis=tuple(range(1, difference.ndim))),
             "terminal": (r == s).astype(jnp.float32),
@@ -115,6 +116,8 @@ def build(
             context["target"] = jax.tree.map(jnp.array, params)
         if teacher is not None:
             context["teacher"] = jax.tree.map(jnp.array, teacher.params)
+        if perceptual is not None:
+            context[distances.LPIPS] = jax.tree.map(jnp.array, perceptual.params)
         if form == "mixed":  # the octaves of t whose difference is a derivative; td_signal.py finds them
             context[bootstrap_lib.DECISION] = bootstrap_lib.undecided()
         return context

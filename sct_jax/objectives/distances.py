@@ -1,4 +1,10 @@
-"""Distances between the two sides of the consistency loss, and the weights on it. Each is one small pure function."""
+"""Distances between the two sides of the consistency loss, and the weights on it. Each is one small pure function.
+
+A distance is ``(prediction, target, c) -> [B]``. LPIPS needs a network beside them: :func:`build`.
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,24 +16,42 @@ def _sum(x: Array) -> Array:
     return jnp.sum(x, axis=tuple(range(1, x.ndim)))
 
 
-def squared_l2(difference: Array, c: float) -> Array:
+def squared_l2(prediction: Array, target: Array, c: float) -> Array:
     """``‖a − b‖²`` (Consistency Models, arXiv 2303.01469)."""
-    return _sum(difference**2)
+    return _sum((prediction - target) ** 2)
 
 
-def l1(difference: Array, c: float) -> Array:
+def l1(prediction: Array, target: Array, c: float) -> Array:
     """``‖a − b‖₁``."""
-    return _sum(jnp.abs(difference))
+    return _sum(jnp.abs(prediction - target))
 
 
-def pseudo_huber(difference: Array, c: float) -> Array:
+def pseudo_huber(prediction: Array, target: Array, c: float) -> Array:
     """``√(‖a − b‖² + c²) − c`` (iCT, arXiv 2310.14189, eq. 7); a tiny ``c`` is ECT's plain norm with its gradient
     guarded at 0. Written as ``s / (√(s + c²) + c)``, which loses no digits at a small difference ``s``."""
-    squared = _sum(difference**2)
+    squared = _sum((prediction - target) ** 2)
     return squared / (jnp.sqrt(squared + c**2) + c)
 
 
 DISTANCES = {"squared_l2": squared_l2, "l1": l1, "pseudo_huber": pseudo_huber}
+LPIPS = "lpips"
+
+
+def build(
+    objective: Any, perceptual: Callable[[Any, Array, Array], Array] | None = None
+) -> Callable[[dict[str, Any], Array, Array], Array]:
+    """``distance(context, prediction, target) -> [B]`` as ``objective`` says.
+
+    Args:
+      objective: of a config.
+      perceptual: LPIPS, ``(weights, a, b) -> [B]`` of images in [-1, 1]; the weights are ``context["lpips"]``.
+    """
+    if objective.distance == LPIPS:
+        if perceptual is None:
+            raise ValueError("the distance 'lpips' needs its network")
+        return lambda context, prediction, target: perceptual(context[LPIPS], prediction, target)
+    apart = DISTANCES[objective.distance]
+    return lambda context, prediction, target: apart(prediction, target, objective.huber_c)
 
 
 def inverse_gap(t: Array, r: Array, sigma_data: float) -> Array:

@@ -7,13 +7,17 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from sct_jax import models, objectives
 from sct_jax.data import DataSpec
 from sct_jax.data.pipeline import is_resident
 from sct_jax.errors import UserError
+from sct_jax.features import lpips
+from sct_jax.objectives.distances import LPIPS
 from sct_jax.plan import operations
 from sct_jax.plan.topology import Topology
+from sct_jax.schema import DENOISING
 from sct_jax.training import assembly, mesh
 
 # The TPU compiler tries tilings of a convolution until one reaches this share of the speed that its own model of the
@@ -63,7 +67,7 @@ class Compiled:
 def trace(config: Any, spec: DataSpec, topology: Topology) -> Traced:
     """Traces the train step. Weights and teacher need not be there: their shapes follow from the config.
 
-    A teacher is taken to be a network of the same kind and size.
+    A teacher is taken to be a network of the same kind and size, LPIPS to be VGG16's.
 
     Raises:
       UserError: when mesh, batch and devices do not fit each other.
@@ -93,7 +97,12 @@ def _traced(config: Any, spec: DataSpec, topology: Topology) -> tuple[jax.shardi
     teacher = None
     if config.objective.transition.startswith("teacher"):
         teacher = objectives.Teacher(network.denoise, jax.eval_shape(network.init, jax.random.key(0)))
-    made = assembly.assemble(config, spec, device_mesh, teacher, network)
+    perceptual = None
+    if config.objective.method not in DENOISING and config.objective.distance == LPIPS:
+        of_shape = lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # noqa: E731
+        weights = jax.tree.map(of_shape, lpips.shapes("vgg"), is_leaf=lambda node: isinstance(node, tuple))
+        perceptual = objectives.Perceptual(lpips.distance, weights)
+    made = assembly.assemble(config, spec, device_mesh, teacher, network, perceptual)
     state, batch = assembly.abstract_state(made), assembly.abstract_batch(made, spec)
     return device_mesh, state, batch, jax.jit(made.train_step, donate_argnums=0).trace(state, batch)
 

@@ -20,6 +20,7 @@ class Assembly(NamedTuple):
     config: Any
     network: models.Network
     teacher: objectives.Teacher | None
+    perceptual: objectives.Perceptual | None
     objective: objectives.Objective
     device_mesh: Mesh
     train_step: step.TrainStep
@@ -31,6 +32,7 @@ def assemble(
     device_mesh: Mesh,
     teacher: objectives.Teacher | None = None,
     network: models.Network | None = None,
+    perceptual: objectives.Perceptual | None = None,
 ) -> Assembly:
     """Puts a validated config together for images of ``spec``; nothing is computed yet.
 
@@ -39,15 +41,21 @@ def assemble(
     """
     mesh.check_divides(device_mesh, config.batch_size, config.optimizer.accumulate)
     network = network or models.build(config.model, spec)
-    objective = _objective(config, network, teacher, device_mesh)
+    objective = _objective(config, network, teacher, device_mesh, perceptual)
     train_step = step.make_train_step(config, objective, device_mesh, network.project)
-    return Assembly(config, network, teacher, objective, device_mesh, train_step)
+    return Assembly(config, network, teacher, perceptual, objective, device_mesh, train_step)
 
 
 def _objective(
-    config: Any, network: models.Network, teacher: objectives.Teacher | None, device_mesh: Mesh
+    config: Any,
+    network: models.Network,
+    teacher: objectives.Teacher | None,
+    device_mesh: Mesh,
+    perceptual: objectives.Perceptual | None,
 ) -> objectives.Objective:
-    return objectives.build(config, network.denoise, teacher, device_mesh, network.uncertainty, network.forward)
+    return objectives.build(
+        config, network.denoise, teacher, device_mesh, network.uncertainty, network.forward, perceptual
+    )
 
 
 def state_shardings(made: Assembly, state: TrainState) -> TrainState:
@@ -70,16 +78,17 @@ def initial_state(made: Assembly, weights: Any = None) -> TrainState:
 
 
 def abstract_state(made: Assembly) -> TrainState:
-    """The shapes, types and shardings of the state, without making it; the teacher's may be shapes too."""
+    """The shapes, types and shardings of the state, without making it; the teacher's and LPIPS's may be too."""
 
-    def make(teacher_params: Any) -> TrainState:
+    def make(teacher_params: Any, perceptual_params: Any) -> TrainState:
         params = made.network.init(step.room_key(made.config.seed, step.INIT))
         state = step.initial_state(made.config, params, made.network.project)
         teacher = made.teacher and made.teacher._replace(params=teacher_params)
-        objective = _objective(made.config, made.network, teacher, made.device_mesh)
+        perceptual = made.perceptual and made.perceptual._replace(params=perceptual_params)
+        objective = _objective(made.config, made.network, teacher, made.device_mesh, perceptual)
         return replace(state, context=state.context | objective.start(state.params))
 
-    shapes = jax.eval_shape(make, made.teacher and made.teacher.params)
+    shapes = jax.eval_shape(make, made.teacher and made.teacher.params, made.perceptual and made.perceptual.params)
     return _with_shardings(shapes, state_shardings(made, shapes))
 
 

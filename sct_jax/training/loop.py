@@ -16,6 +16,7 @@ from sct_jax import config as config_lib
 from sct_jax import files, models
 from sct_jax.data.reading import Watch
 from sct_jax.errors import UserError
+from sct_jax.objectives.distances import LPIPS
 from sct_jax.training import assembly, checkpoint, mesh, step
 from sct_jax.training.debug import Options, Trace, locate_nan, memory_explained, overview
 from sct_jax.training.logs import MetricWriter, Progress, is_written
@@ -93,7 +94,8 @@ def steps_per_dispatch(config: Any, network: models.Network) -> int:
     """
     wanted = config.log.steps_per_dispatch
     if not wanted:
-        wanted = 1 if network.uses_convolution and jax.default_backend() == "cpu" else 50
+        convolves = network.uses_convolution or config.objective.distance == LPIPS
+        wanted = 1 if convolves and jax.default_backend() == "cpu" else 50
     periods = (
         config.log.every_steps,
         config.checkpoint.every_steps,

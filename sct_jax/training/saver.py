@@ -37,6 +37,7 @@ MAY_CHANGE = {
     *("data.patience", "data.timeout"),
     *("model.dropout", "model.label_dropout", "model.compute_dtype", "model.gradient_dtype", "model.remat"),
     "objective.difference",
+    "objective.lpips",  # its weights are in the checkpoint
 }
 # Entries of the context that only some precisions have, and how they begin.
 OF_PRECISION = {bootstrap.DECISION: lambda config: bootstrap.undecided(), loss_scale.NAME: loss_scale.initial}

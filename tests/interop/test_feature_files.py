@@ -1,4 +1,4 @@
-"""Import of Inception-v3 and DINOv2 from files of each layout, made by make_feature_files.py in tests/parity.
+"""Import of Inception-v3, DINOv2 and EfficientNet from files of each layout (make_feature_files.py in tests/parity).
 
 Each array of a file holds one number, which belongs to its name: what was read where it should not be would show.
 """
@@ -15,8 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 from sct_jax.cards import hash_weights
 from sct_jax.errors import UserError
-from sct_jax.features import inception, open_space
-from sct_jax.interop import dinov2_names, feature_files, inception_names, read
+from sct_jax.features import efficientnet, inception, lpips, open_space, store
+from sct_jax.interop import dinov2_names, efficientnet_names, feature_files, inception_names, read
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 INCEPTIONS = {
@@ -106,6 +106,121 @@ def test_dinov2_comes_from_hugging_faces_file(unpacked):
         ]
         np.testing.assert_array_equal(qkv[block], np.broadcast_to(np.repeat(parts, 64), (64, 192)))
     assert np.all(weights.params["blocks"]["scale2"][1] == number_of("encoder.layer.1.layer_scale2.lambda1"))
+
+
+@pytest.fixture(scope="module")
+def lite_arrays():
+    """EfficientNet-Lite2's arrays by PyTorch's names, with their numbers, as the published file has them."""
+    golden = np.load(Path(__file__).parents[1] / "parity" / "golden" / "features_efficientnet.npz")
+    shapes = json.loads(str(golden["parameters"]))
+    return {key: np.full(shape, number_of(key)) for key, shape in shapes.items()}
+
+
+def test_efficientnet_comes_from_pypis_names(lite_arrays, tmp_path):
+    counts = {"_bn0.num_batches_tracked": np.zeros((), np.int64)}
+    save_file(lite_arrays | counts, tmp_path / "lite.safetensors")
+    weights = feature_files.read(tmp_path / "lite.safetensors")
+    assert (weights.name, weights.network) == ("efficientnet", "efficientnet-lite2")
+    assert {name: {part: array.shape for part, array in layer.items()} for name, layer in weights.params.items()} == (
+        efficientnet.shapes()
+    )
+    assert len(weights.params) == 2 + 3 * 21 - 1  # the first block does not expand
+    for layer, arrays in weights.params.items():
+        kernel, scale, shift, mean, variance = (
+            np.float64(number_of(key)) for key in efficientnet_names.names_of(layer)
+        )
+        factor = scale / np.sqrt(variance + 0.001)
+        np.testing.assert_allclose(arrays["kernel"], kernel * factor, rtol=1e-6, err_msg=layer)
+        np.testing.assert_allclose(arrays["bias"], shift - mean * factor, rtol=1e-5, atol=1e-6, err_msg=layer)
+
+
+def test_other_efficientnets_say_so(lite_arrays, sct_jax_command, tmp_path):
+    layer = "_blocks.20._project_conv.weight"
+    cases = {
+        "b0": (lite_arrays | {"_blocks.0._se_reduce.weight": np.zeros((8, 32, 1, 1), "f4")}, "squeeze and excitation"),
+        "lite0": (lite_arrays | {layer: np.zeros((320, 1152, 1, 1), "f4")}, f"1 of another shape ({layer}"),
+        "lite4": (lite_arrays | {"_blocks.21._bn1.bias": np.zeros(3, "f4")}, "1 too many (_blocks.21._bn1.bias)"),
+    }
+    for case, (content, expected) in cases.items():
+        path = tmp_path / f"{case}.safetensors"
+        save_file(content, path)
+        complaint = sct_jax_command("import", "--source", path, "--out", tmp_path / "out").complaint
+        assert str(path) in complaint
+        assert expected in complaint
+        path.unlink()
+
+
+@pytest.fixture(scope="module", params=["alex", "squeeze"])
+def lpips_arrays(request):
+    """Name, backbone and heads with their numbers, by the originals' names."""
+    golden = np.load(Path(__file__).parents[1] / "parity" / "golden" / f"lpips_{request.param}.npz")
+    shapes = json.loads(str(golden["parameters"]))
+    backbone = {key: np.full(shape, number_of(key)) for key, shape in shapes.items()}
+    heads = {key: np.full(golden[key].shape, number_of(key)) for key in golden.files if key.startswith("lin")}
+    return request.param, backbone, heads
+
+
+def test_lpips_comes_from_backbone_and_heads_or_from_the_whole_module(
+    lpips_arrays, sct_jax_command, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    name, backbone, heads = lpips_arrays
+    save_file(backbone | {"classifier.1.weight": np.zeros((2, 2), "f4")}, tmp_path / "backbone.safetensors")
+    save_file(heads, tmp_path / "heads.safetensors")
+    done = sct_jax_command(
+        "import", "--source", tmp_path / "backbone.safetensors", "--heads", tmp_path / "heads.safetensors"
+    )
+    assert (done.status, done.out.strip()) == (0, str(tmp_path / "sct_jax" / "features" / "lpips")), done.err
+    stored = store.load("lpips")
+    assert stored.card["network"] == f"lpips-{name}"
+    assert len(stored.card["source"]["heads"]["sha256"]) == 64
+    assert lpips.kind(stored.params) == name
+    for layer, parts in lpips.shapes(name).items():
+        assert {part: array.shape for part, array in stored.params[layer].items()} == parts
+        for part, array in stored.params[layer].items():
+            file_part = "weight" if part == "kernel" else part
+            original = f"features.{layer.replace('/', '.')}.{file_part}"
+            if layer.startswith("head_"):
+                original = f"lin{layer[5:]}.model.1.weight"
+            assert np.all(array == number_of(original)), layer
+    sliced = {key.replace("features.", "net.slice1."): value for key, value in backbone.items()}
+    again = {key.replace("lin", "lins.", 1): value for key, value in heads.items()}
+    save_file(
+        sliced | heads | again | {"scaling_layer.shift": np.zeros((1, 3, 1, 1), "f4")}, tmp_path / "all.safetensors"
+    )
+    whole = feature_files.read(tmp_path / "all.safetensors")
+    assert hash_weights(whole.params) == hash_weights(stored.params)
+
+
+def test_lpips_says_what_is_missing(lpips_arrays, lite_arrays, sct_jax_command, tmp_path):
+    _, backbone, heads = lpips_arrays
+    contents = {
+        "backbone": backbone,
+        "heads": heads,
+        "cut": dict(list(backbone.items())[:-1]),
+        "fewer": dict(list(heads.items())[:-1]),
+        "other": {"features.0.weight": np.zeros((4, 3, 3, 3), "f4")},
+        "lite": lite_arrays,
+    }
+    for file, content in contents.items():
+        save_file(content, tmp_path / file)
+    cases = {
+        ("backbone", ""): "linear heads are missing",
+        ("heads", ""): "as --source, and this one as --heads",
+        ("heads", "heads"): "as --source, and this one as --heads",
+        ("backbone", "backbone"): "no linear heads of LPIPS",
+        ("cut", "heads"): "1 missing",
+        ("backbone", "fewer"): "1 missing",
+        ("other", "heads"): "missing",
+        ("lite", "heads"): "--heads goes with a backbone",
+    }
+    for (source, given), expected in cases.items():
+        arguments = ("--heads", tmp_path / given) if given else ()
+        complaint = sct_jax_command(
+            "import", "--source", tmp_path / source, *arguments, "--out", tmp_path / "out"
+        ).complaint
+        assert expected in complaint
+        assert not (tmp_path / "out").exists()
 
 
 def test_the_command_puts_weights_where_spaces_look(unpacked, sct_jax_command, tmp_path, monkeypatch):

