@@ -97,9 +97,9 @@ def table(result: dict[str, Any], name: str, count: int) -> str:
         "",
         f"{count:,} images, {what}; {result['queries']} queries, {result['sets']} sets of each size, the query's own "
         "sample in each.",
-        "The shift is the share of CT's variance that the target moved by: 0 is CT, 1 the exact posterior mean (all rows); "
-        "1 − shift",
-        "is the variance left. Trace of the covariance, images in [-1, 1].",
+        "The shift is the share of CT's variance that the target moved by: 0 is CT, 1 the exact posterior mean (all); "
+        "1 − shift is",
+        "the variance left. Trace of the covariance, images in [-1, 1].",
         "",
         f"Over ln t ~ N({training['mean']:g}, {training['std']:g}²):",
         "",
