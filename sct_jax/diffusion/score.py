@@ -5,9 +5,10 @@
 When the reference set holds the query's own sample the estimate is unbiased, and its variance given ``x_t`` is never
 larger than that of the sample itself: this is the variance reduction of SCT.
 
-The same estimate for three kinds of reference set: ``posterior_mean`` for rows that all queries share, few enough to
-weigh at once (the batch); ``bank_posterior_mean`` for rows of each query's own; ``dataset_posterior_mean`` and its
-sharded form for all rows there are. The last two go block by block, so their memory does not grow with the rows.
+The same estimate for each kind of reference set: ``posterior_mean`` for rows that all queries share, few enough to
+weigh at once (the batch); ``bank_posterior_mean`` for rows of each query's own; ``dataset_posterior_mean`` for all
+rows, ``class_posterior_mean`` for all rows of the query's class, both with a sharded form. All but the first go block by
+block, so their memory does not grow with the rows.
 """
 
 from collections.abc import Callable
@@ -110,10 +111,7 @@ def bank_posterior_mean(
         if taken.shape != (batch, count, *x_0.shape[1:]):
             raise ValueError(f"rows must be {(batch, count, *x_0.shape[1:])}, got {taken.shape}")
         taken = to_unit_range(jax.lax.stop_gradient(taken)).reshape(batch, count, -1)
-        difference = queries - taken
-        gap = jnp.sum(difference * (difference + tilt), axis=-1)
-        log_weights = jnp.where(fresh, -gap / (2.0 * t[:, None] ** 2), -jnp.inf)
-        return online_softmax.merge(seen, online_softmax.summarise(log_weights, taken))
+        return online_softmax.merge(seen, _summarise_own(queries, tilt, t, taken, fresh))
 
     partial = online_softmax.over_blocks(absorb, num_rows, count, online_softmax.single(queries[:, 0]))
     return _result(x_0, *online_softmax.finish(partial))
@@ -214,6 +212,96 @@ def sharded_dataset_posterior_mean(
     return run(x_0, noise, t, labels, images, image_labels)
 
 
+def class_posterior_mean(
+    x_0: Array,
+    noise: Array,
+    t: Array,
+    labels: Array,
+    images: Array,
+    start: Array,
+    *,
+    flip: bool = False,
+    block: int = 16,
+    axis_name: str | tuple[str, ...] | None = None,
+) -> PosteriorMean:
+    """:func:`dataset_posterior_mean` where a query sees its class only, looking at no row of the other classes.
+
+    Rows of each query's own are gathered from images that lie class by class. With many classes this is far less work
+    than masking: the masked products grow with all rows, the gathered ones with those of a class.
+
+    Args:
+      x_0, noise, t: the queries, as for :func:`posterior_mean`.
+      labels: their classes, int32 ``[B]``.
+      images: ``[N, H, W, C]``, uint8 or float, sorted by class.
+      start: int32 ``[classes + 1]``: class ``c`` is ``images[start[c] : start[c + 1]]``. What lies behind
+        ``start[classes]`` is seen by nobody.
+      flip: the data are the images and their mirror images.
+      block: images for each query worked on at a time.
+      axis_name: inside ``shard_map``, the mesh axes over which ``images`` and ``start`` are split: each device works
+        on its share of every class.
+
+    Raises:
+      ValueError: for shapes that do not fit. A query that sees no image has the estimate NaN.
+    """
+    _check_queries(x_0, noise, t)
+    if images.shape[1:] != x_0.shape[1:] or len(images) == 0 or start.ndim != 1 or labels.shape != t.shape or block < 1:
+        raise ValueError(
+            f"images must be [N, ...] like x_0 {x_0.shape}, labels [B], start [classes + 1], block >= 1; got "
+            f"{images.shape}, {labels.shape}, {start.shape}, {block}"
+        )
+    x_0, noise, t, images = map(jax.lax.stop_gradient, (x_0, noise, t, images))
+    batch = len(x_0)
+    queries, tilt = (x.reshape(batch, 1, -1) for x in (x_0, 2.0 * per_image(t, x_0) * noise))
+    begin, end = start[labels], start[labels + 1]
+
+    def absorb(index: Array, seen: online_softmax.Partial) -> online_softmax.Partial:
+        place = begin[:, None] + index * block + jnp.arange(block)
+        visible = place < end[:, None]
+        taken = to_unit_range(images[jnp.minimum(place, len(images) - 1)])
+        if flip:
+            taken, visible = (jnp.concatenate(x, axis=1) for x in ((taken, taken[..., ::-1, :]), (visible, visible)))
+        taken = taken.reshape(batch, -1, queries.shape[-1])
+        return online_softmax.merge(seen, _summarise_own(queries, tilt, t, taken, visible))
+
+    partial = online_softmax.empty(batch, queries.shape[-1])
+    if axis_name is not None:
+        partial = jax.lax.pcast(partial, axis_name, to="varying")
+    partial = jax.lax.fori_loop(0, -(-jnp.max(end - begin) // block), absorb, partial)  # to the largest class
+    if axis_name is not None:
+        partial = online_softmax.merge_axis(partial, axis_name)
+    return _result(x_0, *online_softmax.finish(partial))
+
+
+def sharded_class_posterior_mean(
+    mesh: Mesh,
+    x_0: Array,
+    noise: Array,
+    t: Array,
+    labels: Array,
+    images: Array,
+    start: Array,
+    *,
+    flip: bool = False,
+    block: int = 16,
+) -> PosteriorMean:
+    """:func:`class_posterior_mean` with the images split over all devices of ``mesh``, the queries replicated.
+
+    ``images`` are the parts of the devices one after another, each sorted by class, and ``start``, int32
+    ``[devices, classes + 1]``, counts within each (``data.references.make_class_store`` makes both). A device's work is
+    that of its largest class in the batch, so classes are best spread evenly.
+    """
+    if len(images) % mesh.size or len(start) != mesh.size:
+        raise ValueError(f"{len(images)} images and {len(start)} starts do not divide over {mesh.size} devices")
+
+    def local(x_0: Array, noise: Array, t: Array, labels: Array, images: Array, start: Array) -> PosteriorMean:
+        arguments = (x_0, noise, t, labels, images, start[0])
+        return class_posterior_mean(*arguments, flip=flip, block=block, axis_name=mesh.axis_names)
+
+    whole, split = P(), P(mesh.axis_names)
+    run = jax.shard_map(local, mesh=mesh, in_specs=(whole, whole, whole, whole, split, split), out_specs=whole)
+    return run(x_0, noise, t, labels, images, start)
+
+
 def squared_distance_gap(x_0: Array, noise: Array, t: Array, rows: Array) -> Array:
     """``‖x_t − row‖² − ‖x_t − x_0‖²`` for queries ``[B, D]`` and rows ``[n, D]``, as ``[B, n]`` in float32.
 
@@ -226,6 +314,14 @@ def squared_distance_gap(x_0: Array, noise: Array, t: Array, rows: Array) -> Arr
 def same_class(labels: Array, reference_labels: Array) -> Array:
     """The mask ``[B, n]`` of references that share the query's class."""
     return labels[:, None] == reference_labels[None, :]
+
+
+def _summarise_own(queries: Array, tilt: Array, t: Array, rows: Array, visible: Array) -> online_softmax.Partial:
+    """The sums over rows ``[B, n, D]`` of each query's own; ``queries`` and ``tilt = 2tε`` are ``[B, 1, D]``."""
+    difference = queries - rows
+    gap = jnp.sum(difference * (difference + tilt), axis=-1)
+    log_weights = jnp.where(visible, -gap / (2.0 * t[:, None] ** 2), -jnp.inf)
+    return online_softmax.summarise(log_weights, rows)
 
 
 def _distances(x_0: Array, noise: Array, t: Array, dtype: Any) -> tuple[Callable[..., Array], ...]:
