@@ -7,8 +7,8 @@ larger than that of the sample itself: this is the variance reduction of SCT.
 
 The same estimate for each kind of reference set: ``posterior_mean`` for rows that all queries share, few enough to
 weigh at once (the batch); ``bank_posterior_mean`` for rows of each query's own; ``dataset_posterior_mean`` for all
-rows, ``class_posterior_mean`` for all rows of the query's class, both with a sharded form. All but the first go block by
-block, so their memory does not grow with the rows.
+rows, ``class_posterior_mean`` for all rows of the query's class, both with a sharded form. All but the first go block
+by block, so their memory does not grow with the rows.
 """
 
 from collections.abc import Callable

@@ -78,7 +78,7 @@ def train(workdir, **fields):
 
 def test_a_run_writes_its_choice_and_keeps_it_where_it_would_choose_otherwise(tmp_path, capsys):
     whole = train(tmp_path / "run", checkpoint__every_steps=2)
-    assert "reference all 1,437 rows" in capsys.readouterr().err
+    assert "reference all 1,797 rows" in capsys.readouterr().err
     written = json.loads((tmp_path / "run" / "config.json").read_text())
     assert written["reference"]["source"] == "dataset"
     short = train(tmp_path / "short", checkpoint__every_steps=2, total_steps=2)
