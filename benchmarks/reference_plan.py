@@ -4,9 +4,9 @@
 
 Compiles the posterior mean of one global batch, and nothing else, by libtpu for slices that are not there, and counts
 it as ``sct-jax plan`` counts the step: matrix operations, bytes through HBM, collectives, and the floor of the three;
-elementwise work is in none of them. The step is that of ``docs/results/plan.json`` on the same slice, bfloat16, with the
-batch (CIFAR-10) or a bank of 256 (ImageNet-64) as its references. Rows of a class are gathered in one block here, for a
-loop of unknown length would be counted once. Nothing of it was measured on a TPU. Writes OUT.json and OUT.md.
+elementwise work is in none of them. The step is that of ``docs/results/plan.json`` on the same slice, bfloat16, with
+the batch (CIFAR-10) or a bank of 256 (ImageNet-64) as its references. Rows of a class are gathered in one block here,
+for a loop of unknown length would be counted once. Nothing of it was measured on a TPU. Writes OUT.json and OUT.md.
 """
 
 import argparse
