@@ -138,7 +138,8 @@ def dataset_posterior_mean(
     Args:
       x_0, noise, t: the queries, as for :func:`posterior_mean`; ``x_0`` need not be among the images, and a point ``x``
         of another origin is given as ``x_0`` without noise (``own_distance`` is then that from ``x``).
-      images: ``[N, H, W, C]``, uint8, or float and taken as they are. ``N`` need not be a multiple of ``block``.
+      images: ``[N, H, W, C]``, or flat as ``[N, H·W·C]`` (rows then lie together on a TPU, which saves it copies);
+        uint8, or float and taken as they are. ``N`` need not be a multiple of ``block``.
       labels: int32 ``[B]``: a query sees the images of its label only. None: all images.
       image_labels: int32 ``[N]``. Images labelled ``HIDDEN`` are seen by nobody, with or without ``labels``.
       flip: the data are the images and their mirror images, ``2 N`` rows.
@@ -232,7 +233,7 @@ def class_posterior_mean(
     Args:
       x_0, noise, t: the queries, as for :func:`posterior_mean`.
       labels: their classes, int32 ``[B]``.
-      images: ``[N, H, W, C]``, uint8 or float, sorted by class.
+      images: ``[N, H, W, C]`` or ``[N, H·W·C]``, uint8 or float, sorted by class.
       start: int32 ``[classes + 1]``: class ``c`` is ``images[start[c] : start[c + 1]]``. What lies behind
         ``start[classes]`` is seen by nobody.
       flip: the data are the images and their mirror images.
@@ -244,29 +245,31 @@ def class_posterior_mean(
       ValueError: for shapes that do not fit. A query that sees no image has the estimate NaN.
     """
     _check_queries(x_0, noise, t)
-    if images.shape[1:] != x_0.shape[1:] or len(images) == 0 or start.ndim != 1 or labels.shape != t.shape or block < 1:
+    if not _fits(images, x_0) or start.ndim != 1 or labels.shape != t.shape or block < 1:
         raise ValueError(
             f"images must be [N, ...] like x_0 {x_0.shape}, labels [B], start [classes + 1], block >= 1; got "
             f"{images.shape}, {labels.shape}, {start.shape}, {block}"
         )
     x_0, noise, t, images = map(jax.lax.stop_gradient, (x_0, noise, t, images))
-    batch = len(x_0)
-    queries, tilt = (x.reshape(batch, 1, -1) for x in (x_0, 2.0 * per_image(t, x_0) * noise))
-    begin, end = start[labels], start[labels + 1]
+    batch, begin, end = len(x_0), start[labels], start[labels + 1]
+    # as in dataset_posterior_mean: mirrored queries see the rows as they are
+    mirrored = (lambda x: x, lambda x: x[..., ::-1, :])[: 1 + flip]
+    tilt = 2.0 * per_image(t, x_0) * noise
+    queries = [[turn(x).reshape(batch, 1, -1) for x in (x_0, tilt)] for turn in mirrored]
 
-    def absorb(index: Array, seen: online_softmax.Partial) -> online_softmax.Partial:
+    def absorb(index: Array, seen: list[online_softmax.Partial]) -> list[online_softmax.Partial]:
         place = begin[:, None] + index * block + jnp.arange(block)
-        visible = place < end[:, None]
-        taken = to_unit_range(images[jnp.minimum(place, len(images) - 1)])
-        if flip:
-            taken, visible = (jnp.concatenate(x, axis=1) for x in ((taken, taken[..., ::-1, :]), (visible, visible)))
-        taken = taken.reshape(batch, -1, queries.shape[-1])
-        return online_softmax.merge(seen, _summarise_own(queries, tilt, t, taken, visible))
+        taken = to_unit_range(images[jnp.minimum(place, len(images) - 1)]).reshape(batch, block, -1)
+        fresh = [_summarise_own(*query, t, taken, place < end[:, None]) for query in queries]
+        return [online_softmax.merge(*each) for each in zip(seen, fresh, strict=True)]
 
-    partial = online_softmax.empty(batch, queries.shape[-1])
+    partials = [online_softmax.empty(batch, x_0[0].size) for _ in mirrored]
     if axis_name is not None:
-        partial = jax.lax.pcast(partial, axis_name, to="varying")
-    partial = jax.lax.fori_loop(0, -(-jnp.max(end - begin) // block), absorb, partial)  # to the largest class
+        partials = jax.lax.pcast(partials, axis_name, to="varying")
+    partials = jax.lax.fori_loop(0, -(-jnp.max(end - begin) // block), absorb, partials)  # to the largest class
+    partial = partials[0]
+    if flip:
+        partial = _fold_mirrored(jax.tree.map(lambda *x: jnp.concatenate(x), *partials), x_0.shape)
     if axis_name is not None:
         partial = online_softmax.merge_axis(partial, axis_name)
     return _result(x_0, *online_softmax.finish(partial))
@@ -357,7 +360,7 @@ def _check_dataset(
     x_0: Array, noise: Array, t: Array, images: Array, labels: Any, image_labels: Any, block: int
 ) -> None:
     _check_queries(x_0, noise, t)
-    if images.shape[1:] != x_0.shape[1:] or len(images) == 0 or block < 1:
+    if not _fits(images, x_0) or block < 1:
         raise ValueError(f"images must be [N, ...] like x_0 {x_0.shape}, block >= 1; got {images.shape}, {block}")
     if image_labels is None:
         if labels is not None:
@@ -369,6 +372,11 @@ def _check_dataset(
         return
     seen = np.setdiff1d(image_labels, [HIDDEN])
     _check_sight(np.full(len(t), seen.size > 0) if labels is None else np.isin(np.asarray(labels), seen))
+
+
+def _fits(images: Array, x_0: Array) -> bool:
+    """Whether there are images, of the queries' shape or flat."""
+    return len(images) > 0 and images.shape[1:] in (x_0.shape[1:], (x_0[0].size,))
 
 
 def _check_mask(mask: Array, batch: int, count: int) -> None:

@@ -1,5 +1,6 @@
 """A config put together: network, objective and train step, and the state they start from, real or as shapes alone."""
 
+import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -100,7 +101,7 @@ def abstract_batch(made: Assembly, spec: DataSpec) -> dict[str, Any]:
     if source == "dataset":
         devices = made.device_mesh.size
         rows = -(-spec.num_examples // devices) * devices
-        batch["references"] = {"image": array(rows, shape, pixels)}
+        batch["references"] = {"image": array(rows, (math.prod(shape),), pixels)}
         if by_class(spec, objectives.masks_classes(config)):
             batch["references"]["start"] = array(devices, (spec.num_classes + 1,), jnp.int32)
         else:

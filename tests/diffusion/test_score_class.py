@@ -66,6 +66,7 @@ def test_split_over_eight_devices_it_is_the_same(flip):
     x_0, noise, t, labels = make_queries(images)
     mesh, store = make_mesh(2, 4), class_store(images, 8)
     assert len(store["image"]) > NUM
+    store["image"] = store["image"].reshape(len(store["image"]), -1)  # flat, as training has them
     found = jax.jit(functools.partial(score.sharded_class_posterior_mean, mesh, flip=flip, block=4))(
         x_0, noise, t, labels, store["image"], store["start"]
     )

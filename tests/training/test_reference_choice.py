@@ -67,8 +67,8 @@ def test_the_line_and_the_shapes_say_what_was_chosen(classes):
     assert line.startswith("all 1,797 rows")
     rows = assembly.abstract_batch(made, spec)["references"]
     shapes = {name: leaf.shape for name, leaf in rows.items()}
-    gathered = {"image": (1800, 8, 8, 1), "start": (8, classes + 1)}
-    assert shapes == (gathered if classes == 100 else {"image": (1800, 8, 8, 1), "label": (1800,)})
+    gathered = {"image": (1800, 64), "start": (8, classes + 1)}
+    assert shapes == (gathered if classes == 100 else {"image": (1800, 64), "label": (1800,)})
     assert ("gathered" in line) == (classes == 100)
 
 
