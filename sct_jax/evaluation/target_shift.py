@@ -100,7 +100,7 @@ def target_shift(
     """Means over queries, and over ``num_sets`` reference sets for each, at noise levels ``t [T]`` and sizes ``[S]``.
 
     A query is ``x_t = x_0 + t ε`` with ``x_0`` from the data; it keeps ``x_0``, ``ε`` and its sets over all ``t``. A
-    set of size ``n`` is the own row and ``n − 1`` others, none twice (as many as there are). The last column is all rows.
+    set of size ``n`` is the own row and ``n − 1`` others, none twice. The last column is all rows.
 
     Args:
       images: ``[N, H, W, C]``, uint8, or floats taken as they are.

@@ -14,7 +14,7 @@ from sct_jax.data.pipeline import is_resident
 from sct_jax.errors import UserError
 from sct_jax.plan import operations
 from sct_jax.plan.topology import Topology
-from sct_jax.training import assembly, mesh
+from sct_jax.training import assembly, mesh, reference_choice
 
 # The TPU compiler tries tilings of a convolution until one reaches this share of the speed that its own model of the
 # chip allows. Its default, 1, tries them all, minutes for some; a plan needs none. Operations, traffic, collectives and
@@ -31,6 +31,7 @@ class Traced:
       state: bytes on one chip of ``parameters``, ``optimizer``, ``ema``, ``context`` and ``batch``.
       parameters: how many numbers.
       seconds: what it took.
+      references: where the rows of the posterior mean come from, in words; "" where there is none.
     """
 
     device_mesh: jax.sharding.Mesh
@@ -39,6 +40,7 @@ class Traced:
     state: dict[str, int]
     parameters: int
     seconds: float
+    references: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +87,7 @@ def trace(config: Any, spec: DataSpec, topology: Topology) -> Traced:
         assembly.state_bytes(state) | {"batch": mesh.bytes_of_one(batch)},
         sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)),
         time.perf_counter() - began,
+        reference_choice.describe(made.config, spec, device_mesh),
     )
 
 
