@@ -180,12 +180,15 @@ SCHEMA: dict[str, Field] = {
     # The rows of the posterior mean.
     "reference.source": Field(
         "batch",
-        "batch: the global batch; bank: size rows drawn for each query; dataset: all rows",
-        choices=("batch", "bank", "dataset"),
+        "batch: the global batch; bank: size rows drawn for each query; dataset: all rows; auto: dataset where it fits "
+        "on the devices, else a bank of a size that send_max_mib allows, decided where a run begins",
+        choices=("batch", "bank", "dataset", "auto"),
     ),
     "reference.same_class": Field(True, "when conditional, a query sees the rows of its class only"),
     "reference.size": Field(256, "bank: rows for each query, beside its own sample", low=1),
-    "reference.bank_block": Field(16, "bank: rows for each query worked on at a time", low=1),
+    "reference.bank_block": Field(
+        16, "bank, and dataset where rows are gathered by class: rows for each query worked on at a time", low=1
+    ),
     "reference.warped_rows": Field(
         0,
         "stf with data.augment: images of the batch that a warped one sees, warped as it is; each costs another "
@@ -194,7 +197,13 @@ SCHEMA: dict[str, Field] = {
     ),
     "reference.block": Field(1024, "dataset: rows worked on at a time", low=1),
     "reference.resident_max_mib": Field(
-        2048, "bank: largest store kept on the device, MiB; a larger one stays in the host's memory", low=0
+        2048,
+        "bank: largest store kept on the device, MiB; a larger one stays in the host's memory. auto: largest part of "
+        "all rows on each device",
+        low=0,
+    ),
+    "reference.send_max_mib": Field(
+        128, "auto: MiB of rows that a process may send a step; the size of its bank follows", low=0
     ),
     # Optimizer.
     "optimizer.name": Field("radam", "update rule", choices=("adam", "radam")),

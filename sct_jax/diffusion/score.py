@@ -5,9 +5,10 @@
 When the reference set holds the query's own sample the estimate is unbiased, and its variance given ``x_t`` is never
 larger than that of the sample itself: this is the variance reduction of SCT.
 
-The same estimate for three kinds of reference set: ``posterior_mean`` for rows that all queries share, few enough to
-weigh at once (the batch); ``bank_posterior_mean`` for rows of each query's own; ``dataset_posterior_mean`` and its
-sharded form for all rows there are. The last two go block by block, so their memory does not grow with the rows.
+The same estimate for each kind of reference set: ``posterior_mean`` for rows that all queries share, few enough to
+weigh at once (the batch); ``bank_posterior_mean`` for rows of each query's own; ``dataset_posterior_mean`` for all
+rows, ``class_posterior_mean`` for all rows of the query's class, both with a sharded form. All but the first go block
+by block, so their memory does not grow with the rows.
 """
 
 from collections.abc import Callable
@@ -112,11 +113,8 @@ def bank_posterior_mean(
         if taken.shape != (batch, count, *x_0.shape[1:]):
             raise ValueError(f"rows must be {(batch, count, *x_0.shape[1:])}, got {taken.shape}")
         taken = to_unit_range(jax.lax.stop_gradient(taken)).reshape(batch, count, -1)
-        difference = queries - taken
-        gap = jnp.sum(difference * (difference + tilt), axis=-1)
         seen_here = fresh if visible is None else fresh & visible(start, count)
-        log_weights = jnp.where(seen_here, -gap / (2.0 * t[:, None] ** 2), -jnp.inf)
-        return online_softmax.merge(seen, online_softmax.summarise(log_weights, taken))
+        return online_softmax.merge(seen, _summarise_own(queries, tilt, t, taken, seen_here))
 
     partial = online_softmax.over_blocks(absorb, num_rows, count, online_softmax.single(queries[:, 0]))
     return _result(x_0, *online_softmax.finish(partial))
@@ -143,7 +141,8 @@ def dataset_posterior_mean(
     Args:
       x_0, noise, t: the queries, as for :func:`posterior_mean`; ``x_0`` need not be among the images, and a point ``x``
         of another origin is given as ``x_0`` without noise (``own_distance`` is then that from ``x``).
-      images: ``[N, H, W, C]``, uint8, or float and taken as they are. ``N`` need not be a multiple of ``block``.
+      images: ``[N, H, W, C]``, or flat as ``[N, H·W·C]`` (rows then lie together on a TPU, which saves it copies);
+        uint8, or float and taken as they are. ``N`` need not be a multiple of ``block``.
       labels: int32 ``[B]``: a query sees the images of its label only. None: all images.
       image_labels: int32 ``[N]``. Images labelled ``HIDDEN`` are seen by nobody, with or without ``labels``.
       flip: the data are the images and their mirror images, ``2 N`` rows.
@@ -217,6 +216,98 @@ def sharded_dataset_posterior_mean(
     return run(x_0, noise, t, labels, images, image_labels)
 
 
+def class_posterior_mean(
+    x_0: Array,
+    noise: Array,
+    t: Array,
+    labels: Array,
+    images: Array,
+    start: Array,
+    *,
+    flip: bool = False,
+    block: int = 16,
+    axis_name: str | tuple[str, ...] | None = None,
+) -> PosteriorMean:
+    """:func:`dataset_posterior_mean` where a query sees its class only, looking at no row of the other classes.
+
+    Rows of each query's own are gathered from images that lie class by class. With many classes this is far less work
+    than masking: the masked products grow with all rows, the gathered ones with those of a class.
+
+    Args:
+      x_0, noise, t: the queries, as for :func:`posterior_mean`.
+      labels: their classes, int32 ``[B]``.
+      images: ``[N, H, W, C]`` or ``[N, H·W·C]``, uint8 or float, sorted by class.
+      start: int32 ``[classes + 1]``: class ``c`` is ``images[start[c] : start[c + 1]]``. What lies behind
+        ``start[classes]`` is seen by nobody.
+      flip: the data are the images and their mirror images.
+      block: images for each query worked on at a time.
+      axis_name: inside ``shard_map``, the mesh axes over which ``images`` and ``start`` are split: each device works
+        on its share of every class.
+
+    Raises:
+      ValueError: for shapes that do not fit. A query that sees no image has the estimate NaN.
+    """
+    _check_queries(x_0, noise, t)
+    if not _fits(images, x_0) or start.ndim != 1 or labels.shape != t.shape or block < 1:
+        raise ValueError(
+            f"images must be [N, ...] like x_0 {x_0.shape}, labels [B], start [classes + 1], block >= 1; got "
+            f"{images.shape}, {labels.shape}, {start.shape}, {block}"
+        )
+    x_0, noise, t, images = map(jax.lax.stop_gradient, (x_0, noise, t, images))
+    batch, begin, end = len(x_0), start[labels], start[labels + 1]
+    # as in dataset_posterior_mean: mirrored queries see the rows as they are
+    mirrored = (lambda x: x, lambda x: x[..., ::-1, :])[: 1 + flip]
+    tilt = 2.0 * per_image(t, x_0) * noise
+    queries = [[turn(x).reshape(batch, 1, -1) for x in (x_0, tilt)] for turn in mirrored]
+
+    def absorb(index: Array, seen: list[online_softmax.Partial]) -> list[online_softmax.Partial]:
+        place = begin[:, None] + index * block + jnp.arange(block)
+        taken = to_unit_range(images[jnp.minimum(place, len(images) - 1)]).reshape(batch, block, -1)
+        fresh = [_summarise_own(*query, t, taken, place < end[:, None]) for query in queries]
+        return [online_softmax.merge(*each) for each in zip(seen, fresh, strict=True)]
+
+    partials = [online_softmax.empty(batch, x_0[0].size) for _ in mirrored]
+    if axis_name is not None:
+        partials = jax.lax.pcast(partials, axis_name, to="varying")
+    partials = jax.lax.fori_loop(0, -(-jnp.max(end - begin) // block), absorb, partials)  # to the largest class
+    partial = partials[0]
+    if flip:
+        partial = _fold_mirrored(jax.tree.map(lambda *x: jnp.concatenate(x), *partials), x_0.shape)
+    if axis_name is not None:
+        partial = online_softmax.merge_axis(partial, axis_name)
+    return _result(x_0, *online_softmax.finish(partial))
+
+
+def sharded_class_posterior_mean(
+    mesh: Mesh,
+    x_0: Array,
+    noise: Array,
+    t: Array,
+    labels: Array,
+    images: Array,
+    start: Array,
+    *,
+    flip: bool = False,
+    block: int = 16,
+) -> PosteriorMean:
+    """:func:`class_posterior_mean` with the images split over all devices of ``mesh``, the queries replicated.
+
+    ``images`` are the parts of the devices one after another, each sorted by class, and ``start``, int32
+    ``[devices, classes + 1]``, counts within each (``data.references.make_class_store`` makes both). A device's work is
+    that of its largest class in the batch, so classes are best spread evenly.
+    """
+    if len(images) % mesh.size or len(start) != mesh.size:
+        raise ValueError(f"{len(images)} images and {len(start)} starts do not divide over {mesh.size} devices")
+
+    def local(x_0: Array, noise: Array, t: Array, labels: Array, images: Array, start: Array) -> PosteriorMean:
+        arguments = (x_0, noise, t, labels, images, start[0])
+        return class_posterior_mean(*arguments, flip=flip, block=block, axis_name=mesh.axis_names)
+
+    whole, split = P(), P(mesh.axis_names)
+    run = jax.shard_map(local, mesh=mesh, in_specs=(whole, whole, whole, whole, split, split), out_specs=whole)
+    return run(x_0, noise, t, labels, images, start)
+
+
 def squared_distance_gap(x_0: Array, noise: Array, t: Array, rows: Array) -> Array:
     """``‖x_t − row‖² − ‖x_t − x_0‖²`` for queries ``[B, D]`` and rows ``[n, D]``, as ``[B, n]`` in float32.
 
@@ -229,6 +320,14 @@ def squared_distance_gap(x_0: Array, noise: Array, t: Array, rows: Array) -> Arr
 def same_class(labels: Array, reference_labels: Array) -> Array:
     """The mask ``[B, n]`` of references that share the query's class."""
     return labels[:, None] == reference_labels[None, :]
+
+
+def _summarise_own(queries: Array, tilt: Array, t: Array, rows: Array, visible: Array) -> online_softmax.Partial:
+    """The sums over rows ``[B, n, D]`` of each query's own; ``queries`` and ``tilt = 2tε`` are ``[B, 1, D]``."""
+    difference = queries - rows
+    gap = jnp.sum(difference * (difference + tilt), axis=-1)
+    log_weights = jnp.where(visible, -gap / (2.0 * t[:, None] ** 2), -jnp.inf)
+    return online_softmax.summarise(log_weights, rows)
 
 
 def _distances(x_0: Array, noise: Array, t: Array, dtype: Any) -> tuple[Callable[..., Array], ...]:
@@ -264,7 +363,7 @@ def _check_dataset(
     x_0: Array, noise: Array, t: Array, images: Array, labels: Any, image_labels: Any, block: int
 ) -> None:
     _check_queries(x_0, noise, t)
-    if images.shape[1:] != x_0.shape[1:] or len(images) == 0 or block < 1:
+    if not _fits(images, x_0) or block < 1:
         raise ValueError(f"images must be [N, ...] like x_0 {x_0.shape}, block >= 1; got {images.shape}, {block}")
     if image_labels is None:
         if labels is not None:
@@ -276,6 +375,11 @@ def _check_dataset(
         return
     seen = np.setdiff1d(image_labels, [HIDDEN])
     _check_sight(np.full(len(t), seen.size > 0) if labels is None else np.isin(np.asarray(labels), seen))
+
+
+def _fits(images: Array, x_0: Array) -> bool:
+    """Whether there are images, of the queries' shape or flat."""
+    return len(images) > 0 and images.shape[1:] in (x_0.shape[1:], (x_0[0].size,))
 
 
 def _check_mask(mask: Array, batch: int, count: int) -> None:

@@ -20,11 +20,11 @@ def build(config: Any, device_mesh: Mesh | None = None) -> Posterior:
     """The posterior mean with the rows that ``config.reference`` names.
 
     ``references`` is what the loop keeps for them (``data.references``): nothing for ``"batch"``; the store for the
-    others, or the rows themselves, uint8 ``[B, n, H, W, C]``, where the store does not fit on the device. That of
-    ``"batch"`` also takes ``augment_labels`` ``[B, 9]``: a query then sees rows with its own labels only. Images that
-    were not warped see each other. Labels of a warped one are shared by nobody: it keeps its sample as the target, or,
-    with ``reference.warped_rows`` and ``augmented`` (the images before and what was done to each), sees so many images
-    of the batch warped as it was: samples of ``p(x_0 | what was done)``, as its own.
+    others, or the rows themselves, uint8 ``[B, n, H, W, C]``, where the store does not fit on the device; ``"dataset"``
+    takes a store or a class store. ``"batch"`` also takes ``augment_labels`` ``[B, 9]``: a query then sees rows with
+    its own labels only. Images that were not warped see each other. Labels of a warped one are shared by nobody: it
+    keeps its sample as the target, or, with ``reference.warped_rows`` and ``augmented`` (the images before and what was
+    done to each), sees so many images of the batch warped as it was: samples of ``p(x_0 | what was done)``, as its own.
     """
     reference, masked, flip = config.reference, masks_classes(config), config.data.flip
 
@@ -80,12 +80,20 @@ def build(config: Any, device_mesh: Mesh | None = None) -> Posterior:
 
         return score.bank_posterior_mean(images, noise, t, rows, num_rows=reference.size, block=reference.bank_block)
 
+    split = device_mesh is not None and device_mesh.size > 1
+
     def dataset(images: Array, noise: Array, t: Array, labels: Array, references: Any, key: Array) -> Any:
+        if "start" in references:  # a class store
+            rows = (references["image"], references["start"] if split else references["start"][0])
+            options: dict[str, Any] = {"flip": flip, "block": reference.bank_block}
+            if split:
+                return score.sharded_class_posterior_mean(device_mesh, images, noise, t, labels, *rows, **options)
+            return score.class_posterior_mean(images, noise, t, labels, *rows, **options)
         arguments = (images, noise, t, references["image"])
-        options: dict[str, Any] = {"image_labels": references["label"], "flip": flip, "block": reference.block}
+        options = {"image_labels": references["label"], "flip": flip, "block": reference.block}
         if masked:
             options["labels"] = labels
-        if device_mesh is not None and device_mesh.size > 1:
+        if split:
             return score.sharded_dataset_posterior_mean(device_mesh, *arguments, **options)
         return score.dataset_posterior_mean(*arguments, **options)
 

@@ -18,7 +18,7 @@ from sct_jax.objectives.distances import LPIPS
 from sct_jax.plan import operations
 from sct_jax.plan.topology import Topology
 from sct_jax.schema import DENOISING
-from sct_jax.training import assembly, mesh
+from sct_jax.training import assembly, mesh, reference_choice
 
 # The TPU compiler tries tilings of a convolution until one reaches this share of the speed that its own model of the
 # chip allows. Its default, 1, tries them all, minutes for some; a plan needs none. Operations, traffic, collectives and
@@ -35,6 +35,7 @@ class Traced:
       state: bytes on one chip of ``parameters``, ``optimizer``, ``ema``, ``context`` and ``batch``.
       parameters: how many numbers.
       seconds: what it took.
+      references: where the rows of the posterior mean come from, in words; "" where there is none.
     """
 
     device_mesh: jax.sharding.Mesh
@@ -43,6 +44,7 @@ class Traced:
     state: dict[str, int]
     parameters: int
     seconds: float
+    references: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,15 +75,16 @@ def trace(config: Any, spec: DataSpec, topology: Topology) -> Traced:
       UserError: when mesh, batch and devices do not fit each other.
     """
     began = time.perf_counter()
-    device_mesh, state, batch, traced = _traced(config, spec, topology)
+    made, state, batch, traced = _traced(config, spec, topology)
     lowered = traced.lower()
     return Traced(
-        device_mesh,
+        made.device_mesh,
         lowered,
         operations.count(traced.jaxpr),
         assembly.state_bytes(state) | {"batch": mesh.bytes_of_one(batch)},
         sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)),
         time.perf_counter() - began,
+        reference_choice.describe(made.config, spec, made.device_mesh),
     )
 
 
@@ -90,8 +93,8 @@ def count_operations(config: Any, spec: DataSpec, topology: Topology) -> dict[st
     return operations.count(_traced(config, spec, topology)[-1].jaxpr)
 
 
-def _traced(config: Any, spec: DataSpec, topology: Topology) -> tuple[jax.sharding.Mesh, Any, Any, Any]:
-    """The mesh, the shapes of state and batch, and the traced step."""
+def _traced(config: Any, spec: DataSpec, topology: Topology) -> tuple[assembly.Assembly, Any, Any, Any]:
+    """The config put together, the shapes of state and batch, and the traced step."""
     device_mesh = mesh.make_mesh(config.mesh.data, config.mesh.fsdp, topology.devices)
     network = models.build(config.model, spec)
     teacher = None
@@ -104,7 +107,7 @@ def _traced(config: Any, spec: DataSpec, topology: Topology) -> tuple[jax.shardi
         perceptual = objectives.Perceptual(lpips.distance, weights)
     made = assembly.assemble(config, spec, device_mesh, teacher, network, perceptual)
     state, batch = assembly.abstract_state(made), assembly.abstract_batch(made, spec)
-    return device_mesh, state, batch, jax.jit(made.train_step, donate_argnums=0).trace(state, batch)
+    return made, state, batch, jax.jit(made.train_step, donate_argnums=0).trace(state, batch)
 
 
 def compile_step(traced: Traced, full_search: bool = False) -> Compiled:

@@ -93,6 +93,7 @@ def _head(config: Any, spec: Any, found: Topology, traced: Traced) -> dict[str, 
         "remat": config.model.remat,
         "total_steps": config.total_steps,
         "data": dataclasses.asdict(spec),
+        "references": traced.references,
     }
 
 

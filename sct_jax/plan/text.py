@@ -51,6 +51,7 @@ def _head(plan: dict[str, Any]) -> list[str]:
         f"{plan['compute_dtype']}, batch {plan['batch_size']}{options}",
         f"data         {data['num_examples']:,} images {data['image_size']}x{data['image_size']}x{data['channels']}, "
         f"{data['num_classes']} classes",
+        *([f"references   {plan['references']}"] if plan.get("references") else []),
     ]
 
 

@@ -1,5 +1,6 @@
 """A config put together: network, objective and train step, and the state they start from, real or as shapes alone."""
 
+import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -10,12 +11,13 @@ from jax.sharding import Mesh
 
 from sct_jax import models, objectives
 from sct_jax.data import DataSpec
-from sct_jax.training import mesh, step
+from sct_jax.data.references import by_class
+from sct_jax.training import mesh, reference_choice, step
 from sct_jax.training.state import TrainState
 
 
 class Assembly(NamedTuple):
-    """What a config trains with on one mesh."""
+    """What a config trains with on one mesh; its ``config`` says what ``reference.source = "auto"`` stands for."""
 
     config: Any
     network: models.Network
@@ -40,6 +42,7 @@ def assemble(
       UserError: when batch or images do not fit.
     """
     mesh.check_divides(device_mesh, config.batch_size, config.optimizer.accumulate)
+    config = reference_choice.settle(config, spec, device_mesh)
     network = network or models.build(config.model, spec)
     objective = _objective(config, network, teacher, device_mesh, perceptual)
     train_step = step.make_train_step(config, objective, device_mesh, network.project)
@@ -110,8 +113,13 @@ def abstract_batch(made: Assembly, spec: DataSpec) -> dict[str, Any]:
     batch: dict[str, Any] = {"image": array(size, shape, pixels), "label": array(size, (), jnp.int32)}
     source = config.reference.source if objectives.uses_references(config) else "batch"
     if source == "dataset":
-        rows = -(-spec.num_examples // made.device_mesh.size) * made.device_mesh.size
-        batch["references"] = {"image": array(rows, shape, pixels), "label": array(rows, (), jnp.int32)}
+        devices = made.device_mesh.size
+        rows = -(-spec.num_examples // devices) * devices
+        batch["references"] = {"image": array(rows, (math.prod(shape),), pixels)}
+        if by_class(spec, objectives.masks_classes(config)):
+            batch["references"]["start"] = array(devices, (spec.num_classes + 1,), jnp.int32)
+        else:
+            batch["references"]["label"] = array(rows, (), jnp.int32)
     elif source == "bank":
         if spec.image_bytes > config.reference.resident_max_mib * 2**20:
             batch["references"] = {"rows": array(size, (config.reference.size, *shape), pixels)}

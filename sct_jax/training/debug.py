@@ -13,6 +13,7 @@ from clu import parameter_overview
 from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
 from sct_jax.training import assembly, checkpoint, mesh, step
+from sct_jax.training.reference_choice import describe
 from sct_jax.training.reference_feed import open_feed
 from sct_jax.training.start import assembled, first_state
 
@@ -89,6 +90,7 @@ def overview(made: assembly.Assembly, spec: DataSpec, params: Any, mode: str) ->
         devices += f" of {jax.process_count()} processes"
     split = f", state split over {shape['fsdp']}" if shape["fsdp"] > 1 else ""
     count = int(parameter_overview.count_parameters(params))  # clu counts a scalar as 1.0
+    references = describe(config, spec, made.device_mesh)
     return (
         f"data      {spec.num_examples:,} images {spec.image_size}x{spec.image_size}x{spec.channels}, "
         f"{spec.num_classes} classes, {mode}\n"
@@ -96,6 +98,7 @@ def overview(made: assembly.Assembly, spec: DataSpec, params: Any, mode: str) ->
         f"method    {config.objective.method}, {config.total_steps:,} steps, "
         f"{config.optimizer.name} {config.optimizer.lr:g}\n"
         f"network   {config.model.name}, {count:,} parameters, {config.model.compute_dtype}"
+        + (f"\nreference {references}" if references else "")
     )
 
 

@@ -21,6 +21,7 @@ from sct_jax.training import assembly, checkpoint, mesh, step
 from sct_jax.training.debug import Options, Trace, locate_nan, memory_explained, overview
 from sct_jax.training.logs import MetricWriter, Progress, is_written
 from sct_jax.training.observer import Observer
+from sct_jax.training.reference_choice import settled_before
 from sct_jax.training.reference_feed import open_feed
 from sct_jax.training.saver import Checkpointer, kept_steps
 from sct_jax.training.signals import Interrupted, StopRequest
@@ -54,7 +55,8 @@ def train(config: config_lib.Config, workdir: str | Path, options: Options | Non
 
 
 def _train(config: config_lib.Config, workdir: Path, options: Options) -> TrainState:
-    made, source = assembled(config)
+    made, source = assembled(settled_before(config, workdir))
+    config = made.config
     checkpoint.writable(workdir)
     saver = Checkpointer(workdir, config, source.spec)
     state = start_state(made, saver)

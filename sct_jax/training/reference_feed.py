@@ -91,15 +91,23 @@ class ReferenceFeed:
         return batch | {"references": rows}
 
     def _split_data(self, source: Any, device_mesh: Any) -> dict[str, jax.Array]:
-        """All images and labels, split over all devices; each process reads its own part."""
-        split, spec = mesh.split_batch(device_mesh), source.spec
+        """All images, flat, and their labels or where their classes begin, split over all devices.
+
+        Of several processes each reads its own part.
+        """
+        split, spec, devices = mesh.split_batch(device_mesh), source.spec, device_mesh.size
+        gathered = references.by_class(spec, self._masked)
+        flat = lambda images: images.reshape(len(images), -1)  # noqa: E731
         if jax.process_count() == 1:
-            store = references.make_store(source, shards=device_mesh.size)
-            return jax.device_put({name: store[name] for name in ("image", "label")}, split)
+            store = references.make_class_store(source, devices) if gathered else references.make_store(source, devices)
+            name = "start" if gathered else "label"
+            return jax.device_put({"image": flat(store["image"]), name: store[name]}, split)
+        rows = -(-spec.num_examples // devices) * devices
+        shape = (rows, spec.image_size**2 * spec.channels)
+        if gathered:
+            parts = references.ClassReader(source, devices)
+            images = mesh.put_parts(shape, split, lambda *part: flat(parts.images(*part)))
+            return {"image": images, "start": mesh.put_parts((devices, spec.num_classes + 1), split, parts.starts)}
         reader = references.RowReader(source)
-        rows = -(-spec.num_examples // device_mesh.size) * device_mesh.size
-        shape = (rows, spec.image_size, spec.image_size, spec.channels)
-        return {
-            "image": mesh.put_parts(shape, split, reader.images),
-            "label": mesh.put_parts((rows,), split, reader.labels),
-        }
+        images = mesh.put_parts(shape, split, lambda *part: flat(reader.images(*part)))
+        return {"image": images, "label": mesh.put_parts((rows,), split, reader.labels)}

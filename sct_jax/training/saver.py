@@ -34,7 +34,7 @@ from sct_jax.training.state import TrainState
 IDENTITY = ("seed", "batch_size", "data.", "model.", "objective.", "reference.")
 MAY_CHANGE = {
     *("data.path", "data.held_out_split", "data.pipeline", "data.resident_max_mib", "data.workers", "data.prefetch"),
-    *("data.patience", "data.timeout"),
+    *("data.patience", "data.timeout", "reference.resident_max_mib", "reference.send_max_mib"),
     *("model.dropout", "model.label_dropout", "model.compute_dtype", "model.gradient_dtype", "model.remat"),
     "objective.difference",
     "objective.lpips",  # its weights are in the checkpoint

@@ -9,7 +9,7 @@ import pytest
 from data_makers import random_images
 
 from sct_jax.data import open_source, references
-from sct_jax.data.spec import ArraySource
+from sct_jax.data.spec import ArraySource, DataSpec
 from sct_jax.diffusion import score
 
 LABELS = np.array([2, 0, 2, 1, 2, 0, 2, 2, 1, 2])
@@ -40,6 +40,34 @@ def test_the_order_sorts_by_class_and_start_says_where_each_begins():
         "order": "int32",
         "start": "int32",
     }
+
+
+@pytest.mark.parametrize("shards", [1, 3, 4, 16])
+def test_a_class_store_deals_every_row_to_one_part_sorted_by_class(shards):
+    source = make_source()
+    store, reader = references.make_class_store(source, shards), references.ClassReader(source, shards)
+    most = len(store["image"]) // shards
+    assert most == -(-10 // shards)
+    dealt = []
+    for shard in range(shards):
+        part, start = store["image"][shard * most : (shard + 1) * most], store["start"][shard]
+        for label in range(3):
+            rows = [row for row in range(shard, 10, shards) if LABELS[row] == label]
+            np.testing.assert_array_equal(part[start[label] : start[label + 1]], random_images(10)[rows])
+            dealt += rows
+        np.testing.assert_array_equal(reader.images(shard * most, (shard + 1) * most), part)
+    assert sorted(dealt) == list(range(10))
+    np.testing.assert_array_equal(reader.starts(0, shards), store["start"])
+
+
+def test_rows_are_gathered_by_class_where_classes_are_many_and_seen_alone():
+    few, many = (DataSpec(8, 1, classes, 100) for classes in (10, 100))
+    assert [references.by_class(spec, same) for spec in (few, many) for same in (True, False)] == [
+        False,
+        False,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(("shards", "padded"), [(1, 10), (5, 10), (4, 12), (8, 16), (16, 16)])
