@@ -132,9 +132,9 @@ What `sct-jax plan` says of the published runs, and of the digits, on TPU slices
 really compiled, by libtpu, on two CPU cores (mesh over all chips; bfloat16 where it says so is
 `--config.model.compute_dtype=bfloat16`, the configs have float32, which costs a TPU six passes). The three times are
 floors from published peaks (`sct_jax/plan/chips.py`); the largest binds. What real steps reach of them is not known
-here: 40 % is an assumption. `difference` is the form of the TD difference (`objective.difference`): a bfloat16 run begins
-with the evaluated one and trains on the derivative once gaps are small. References are the batch (CIFAR-10, digits) and a
-bank of 256 (ImageNet-64); what others cost in addition is [a table of its own](reference_plan.md).
+here: 40 % is an assumption. `difference` is the form of the TD difference (`objective.difference`): a bfloat16 run
+begins with the evaluated one and trains on the derivative once gaps are small. References are the batch (CIFAR-10,
+digits) and a bank of 256 (ImageNet-64); what others cost in addition is [a table of its own](reference_plan.md).
 """
 SCALING = """## Weak scaling by the floor model
 
