@@ -19,6 +19,7 @@ from sct_jax.errors import UserError
 from sct_jax.objectives.distances import LPIPS
 from sct_jax.training import assembly, checkpoint, mesh, step
 from sct_jax.training.debug import Options, Trace, locate_nan, memory_explained, overview
+from sct_jax.training.lock import WorkdirLock
 from sct_jax.training.logs import MetricWriter, Progress, is_written
 from sct_jax.training.observer import Observer
 from sct_jax.training.reference_choice import settled_before
@@ -56,8 +57,20 @@ def train(config: config_lib.Config, workdir: str | Path, options: Options | Non
 
 def _train(config: config_lib.Config, workdir: Path, options: Options) -> TrainState:
     made, source = assembled(settled_before(config, workdir))
-    config = made.config
     checkpoint.writable(workdir)
+    lock = WorkdirLock(workdir) if mesh.is_first_process() else None
+    try:
+        return _train_alone(made, source, workdir, options, lock)
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _train_alone(
+    made: assembly.Assembly, source: Any, workdir: Path, options: Options, lock: WorkdirLock | None
+) -> TrainState:
+    """Trains in a workdir that no other run is in; ``lock`` is the first process's."""
+    config = made.config
     saver = Checkpointer(workdir, config, source.spec)
     state = start_state(made, saver)
     first = int(state.step)
@@ -71,7 +84,7 @@ def _train(config: config_lib.Config, workdir: Path, options: Options) -> TrainS
     observer.check()
     if mesh.is_first_process():
         _describe(workdir, config, state.params)
-    run = _Run(made, workdir, state, saver, observer, source, options)
+    run = _Run(made, workdir, state, saver, observer, source, options, lock)
     try:
         return run.until_done(first)
     finally:
@@ -120,8 +133,10 @@ class _Run:
         observer: Observer,
         source: Any,
         options: Options,
+        lock: WorkdirLock | None,
     ):
         config, first = made.config, int(state.step)
+        self.lock = lock
         self.config, self.workdir, self.saver, self.observer = config, workdir, saver, observer
         self.state, self.pending, self.window = state, [], []
         self.progress = Progress(config.total_steps, first, config.batch_size)
@@ -197,6 +212,8 @@ class _Run:
         config, last = self.config, done == self.config.total_steps
         logs = last or done % config.log.every_steps == 0
         saves = last or done % config.checkpoint.every_steps == 0 or done in self.kept
+        if self.lock is not None:
+            self.lock.check()
         if logs or saves:
             self._flush()  # never log or save a state whose loss was not looked at
         try:
