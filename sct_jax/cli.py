@@ -6,10 +6,13 @@ Exit status: 0 on success; 2 with one clear line on a user's mistake; 130 or 143
 
 import argparse
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from sct_jax import files
@@ -247,6 +250,7 @@ def _start_jax() -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs one verb and exits."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    args, interrupt = None, _Interrupt()
     try:
         args = parse(arguments, VERBS)
         _start_jax()
@@ -257,20 +261,54 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             args.run(args)
-    except UserError as error:
-        if "--debug" in arguments:
-            traceback.print_exception(error)
-        sys.exit(_complain(error))
     except BrokenPipeError:
         sys.exit(141)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(_leave(args))
     except Exception as error:
+        if interrupt.arrived and not hasattr(error, "interrupted_exit_code"):  # it broke an import, say
+            sys.exit(_leave(args))
+        if isinstance(error, UserError) and "--debug" in arguments:
+            traceback.print_exception(error)
         code = _complain(error)
         if code is None:
             raise
         sys.exit(code)
+    finally:
+        interrupt.forget()
     sys.exit(0)
+
+
+class _Interrupt:
+    """Remembers that Ctrl-C came: a library may turn its exception into one of its own."""
+
+    def __init__(self) -> None:
+        self.arrived = False
+        self._before: Any = None
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, *_: Any) -> NoReturn:
+        self.arrived = True
+        raise KeyboardInterrupt
+
+    def forget(self) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+
+def _leave(args: argparse.Namespace | None) -> int:
+    """Says after Ctrl-C what is left of the work; while training the loop does, which saves first."""
+    said = "nothing was written"
+    if args is not None and args.run is prepare:
+        said = "the same command goes on where this one was"
+    elif getattr(args, "workdir", None):
+        from sct_jax.training.checkpoint import FOLDER, steps_in
+
+        steps = steps_in(Path(args.workdir) / FOLDER)
+        said = f"the newest checkpoint in {args.workdir} is step {steps[-1]}" if steps else "nothing was saved yet"
+    print(f"sct-jax: interrupted: {said}", file=sys.stderr)
+    return 130
 
 
 def _complain(error: BaseException) -> int | None:

@@ -1,11 +1,14 @@
 """Configs: loaded from a Python file, overridden on the command line, validated before anything is compiled."""
 
+import contextlib
 import difflib
 import importlib.util
 import json
 import math
 import re
+import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +63,8 @@ def load_config(path: str | Path, overrides: dict[str, str] | None = None) -> Co
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
         raise UserError(f"no config file {path}" + (f"; did you mean {path.parent / near[0]}?" if near else ""))
     try:
-        config = _import_file(path).get_config()
+        with _folder_on_path(path):
+            config = _import_file(path).get_config()
     except UserError:
         raise
     except Exception as error:
@@ -88,7 +92,7 @@ def parse_value(key: str, text: str) -> Any:
     field = _field(key)
     try:
         if isinstance(field.default, tuple):
-            parts = [part.strip() for part in text.strip("()[] ").split(",") if part.strip()]
+            parts = [part.strip().strip("'\"") for part in text.strip("()[] ").split(",") if part.strip()]
             return tuple(_parse_scalar(part, type(_item(field))) for part in parts)
         return _parse_scalar(text, type(field.default))
     except ValueError:
@@ -366,7 +370,13 @@ def _parse_scalar(text: str, kind: type) -> Any:
             raise ValueError(text)
         return text.lower() in ("true", "1")
     if kind is int:
-        return int(text.replace("_", ""))
+        try:
+            return int(text.replace("_", ""))
+        except ValueError:  # 1e3 and 16.0 are whole numbers too
+            number = float(text)
+            if not number.is_integer():
+                raise ValueError(text) from None
+            return int(number)
     return kind(text)
 
 
@@ -381,6 +391,17 @@ def _type_name(field: Field) -> str:
     names = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
     several = " or several with commas" if isinstance(field.default, tuple) else ""
     return names[type(_item(field))] + several
+
+
+@contextlib.contextmanager
+def _folder_on_path(path: Path) -> Iterator[None]:
+    """A config may import its neighbours."""
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
 
 
 def _import_file(path: Path) -> types.ModuleType:

@@ -340,3 +340,22 @@ def test_report_is_one_file_with_the_runs(sct_jax_command, tiny_run, tmp_path):
     assert "data:image/png;base64," in text
     assert 'src="http' not in text
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+@pytest.mark.parametrize("turned", ["", "ImportError"])
+def test_an_interrupt_before_training_is_one_line_and_not_the_configs_fault(sct_jax_command, tmp_path, turned):
+    """Also where a library that was being imported made an error of its own of it."""
+    config = tmp_path / "config.py"
+    raised = f"    raise {turned}('half') from None\n" if turned else "    raise\n"
+    config.write_text(
+        f"import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept BaseException:\n{raised}"
+    )
+    left = sct_jax_command("train", "--config", config, "--workdir", tmp_path / "run")
+    assert (left.status, left.err) == (130, "sct-jax: interrupted: nothing was saved yet\n")
+
+
+def test_an_interrupt_says_what_there_is(sct_jax_command, tiny_run, tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    left = sct_jax_command("train", "--config", config, "--workdir", tiny_run)
+    assert (left.status, left.err) == (130, f"sct-jax: interrupted: the newest checkpoint in {tiny_run} is step 4\n")

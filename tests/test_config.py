@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import jax
@@ -457,3 +458,31 @@ def test_a_field_that_the_method_does_not_have_is_refused(row, field, value):
 def test_a_method_that_its_fields_contradict_is_refused(method, config):
     message = complaint(config_lib.load_config, CONFIG_FILES[0].with_name(f"{config}.py"), {"objective.method": method})
     assert "objective.transition" in message
+
+
+@pytest.mark.parametrize("text", ["1000", "1_000", "1e3", "1000.0"])
+def test_whole_numbers_in_every_way_they_are_written(text):
+    assert config_lib.parse_value("total_steps", text) == 1000
+
+
+@pytest.mark.parametrize("text", ["1.5", "1e-3", "inf", "nan", "many"])
+def test_what_is_no_whole_number(text):
+    with pytest.raises(UserError, match="a whole number"):
+        config_lib.parse_value("total_steps", text)
+
+
+def test_values_as_config_json_and_python_write_them():
+    profiles = ("constant:0.9", "power:0.05")
+    for text in ("constant:0.9,power:0.05", "('constant:0.9', 'power:0.05')", '["constant:0.9", "power:0.05"]'):
+        assert config_lib.parse_value("ema.profiles", text) == profiles
+    assert config_lib.parse_value("ema.profiles", "('constant:0.9',)") == ("constant:0.9",)
+
+
+def test_a_config_may_import_its_neighbours(tmp_path):
+    (tmp_path / "shared_settings.py").write_text("STEPS = 7\n")
+    body = "    from shared_settings import STEPS\n    config = default_config()\n    config.total_steps = STEPS\n"
+    text = f"from sct_jax.config import default_config\n\ndef get_config():\n{body}    return config\n"
+    (tmp_path / "own.py").write_text(text)
+    before = list(sys.path)
+    assert config_lib.load_config(tmp_path / "own.py").total_steps == 7
+    assert sys.path == before

@@ -58,14 +58,18 @@ class WorkdirLock:
 
     def _create(self) -> bool:
         """Makes the file, if there is none."""
+        made = False
         try:
             descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            made = True
+            with os.fdopen(descriptor, "w") as file:
+                json.dump(self._own, file)
         except FileExistsError:
             return False
         except OSError as error:
+            if made:
+                self._path.unlink(missing_ok=True)
             raise UserError(f"cannot write {self._path}: {error.strerror or error}") from error
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(self._own, file)
         return True
 
     def _is_gone(self, holder: dict[str, Any]) -> bool:
