@@ -26,7 +26,7 @@ def get_config() -> Config:
     config.model.augment_dim = 9  # of the EDM model it starts from; tuning gives it no labels
 
     config.objective.update(ROWS["sct"])  # t - r shrinks smoothly, by half in 25,000 steps
-    config.reference.source = "dataset"  # the paper's best; a batch leaves the target as it is up to t = 3
+    config.reference.source = "dataset"  # the paper's best; a batch leaves CT's target up to t = 3
 
     config.optimizer.name = "radam"
     config.optimizer.lr = 1e-4
