@@ -65,6 +65,12 @@ def _integers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
+def _noise(text: str) -> str:
+    if text.partition(":")[0] not in ("fresh", "none", "adjusted"):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of fresh, none, adjusted and adjusted:SHARE")
+    return text
+
+
 def _floats(text: str) -> list[float]:
     return [float(part) for part in text.split(",")]
 
@@ -240,7 +246,9 @@ def _checkpoint_arguments(sub: Parser) -> None:
     sub.add_argument("--batch-size", type=int, default=256, help="images at a time (default %(default)s)")
     sub.add_argument("--cpu-devices", **CPU_DEVICES)
     sub.add_argument(
-        "--noise", help="of the steps after the first: fresh, none, adjusted or adjusted:SHARE (default: the config's)"
+        "--noise",
+        type=_noise,
+        help="of the steps after the first: fresh, none, adjusted or adjusted:SHARE (default: the config's)",
     )
     sub.add_argument("--guide", metavar="GUIDE", help="guide away from: unconditional, or a checkpoint as above")
     sub.add_argument("--omega", type=float, help="how far: D + omega (D - D_guide) (default 1)")
