@@ -30,7 +30,7 @@ def jump(
       s: where to go, a scalar or ``[B]``, ``0 ≤ s ≤ t``.
       edges: of a phased model, ascending, from 0 (``times.phase_edges``): ``len(edges) − 1`` evaluations. None: one.
     """
-    t, s = (jnp.broadcast_to(jnp.asarray(time, jnp.float32), x.shape[:1]) for time in (t, s))
+    t, s = (jnp.asarray(time, jnp.float32) for time in (t, s))
     if edges is None:
         return _chord(denoise, x, t, s)
     for _ in range(len(edges) - 1):
@@ -40,5 +40,5 @@ def jump(
 
 
 def _chord(denoise: Callable[[Array, Array, Array], Array], x: Array, t: Array, s: Array) -> Array:
-    noisy = t > 0
-    return process.euler_step(x, denoise(x, t, s), jnp.where(noisy, t, 1.0), jnp.where(noisy, s, 1.0))
+    t, s = jnp.where(t > 0, t, 1.0), jnp.where(t > 0, s, 1.0)
+    return process.euler_step(x, denoise(x, *(jnp.broadcast_to(time, x.shape[:1]) for time in (t, s))), t, s)
