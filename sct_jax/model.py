@@ -12,6 +12,8 @@ import numpy as np
 from sct_jax import config as config_lib
 from sct_jax import models
 from sct_jax.data import DataSpec
+from sct_jax.diffusion.condition import Condition
+from sct_jax.diffusion.jump import jump
 from sct_jax.errors import UserError
 from sct_jax.interop import weights
 from sct_jax.sampling import generate, guidance
@@ -24,7 +26,7 @@ UNCONDITIONAL = "unconditional"
 
 
 class Model:
-    """A denoiser with its weights: ``denoise`` and ``sample``, with the boundary of ``config.sampling``.
+    """A denoiser with its weights: ``denoise``, ``jump`` and ``sample``, with the boundary of ``config.sampling``.
 
     Attributes:
       config: the config it was trained with.
@@ -50,7 +52,7 @@ class Model:
 
     @property
     def kind(self) -> str:
-        """``"diffusion"`` for a pre-trained denoiser, ``"consistency"`` or ``"phased"`` for a tuned one."""
+        """``"diffusion"`` for a pre-trained denoiser; ``"consistency"``, ``"phased"`` or ``"two-time"`` for others."""
         return generate.sampler_kind(self.config)
 
     def denoise(self, x: Array, t: Array, labels: Array | None = None) -> Array:
@@ -65,6 +67,32 @@ class Model:
           ValueError: when the shapes do not fit the model, or it needs labels (class-conditional, and trained without
             label dropout) and a row has none.
         """
+        return self._predict(x, t, labels)
+
+    def jump(self, x: Array, t: Array, s: Array, labels: Array | None = None) -> Array:
+        """Where the path through ``x`` at noise level ``t`` is at ``s``, as this kind of model has it.
+
+        A diffusion model makes one Euler step; a consistency model goes along the chord to the end of the path; a
+        phased model within a segment along the chord to its start, and on from edge to edge; a two-time model answers
+        for ``s`` itself. See :func:`sct_jax.diffusion.jump.jump`.
+
+        Args:
+          x: noisy images ``[B, H, W, C]``.
+          t: their noise levels ``[B]``.
+          s: noise levels ``[B]`` to go to, ``0 ≤ s ≤ t``.
+          labels: as of :meth:`denoise`.
+
+        Raises:
+          ValueError: for times out of order, and as :meth:`denoise`.
+        """
+        x, t, s = (jnp.asarray(array, jnp.float32) for array in (x, t, s))
+        if s.shape != t.shape or not jnp.all((s >= 0) & (s <= t)):
+            raise ValueError(f"jump needs s [B] with 0 <= s <= t, got t {t} and s {s}")
+        edges = generate.phase_edges(self.config) if self.kind == "phased" else None
+        return jump(lambda x, t, s: self._predict(x, t, labels, s), x, t, s, edges)
+
+    def _predict(self, x: Array, t: Array, labels: Array | None = None, s: Array | None = None) -> Array:
+        """:meth:`denoise`, on the way to ``s``, which a model of one time does not look at."""
         x, t = jnp.asarray(x, jnp.float32), jnp.asarray(t, jnp.float32)
         shape = (self.spec.image_size, self.spec.image_size, self.spec.channels)
         if x.shape[1:] != shape or t.shape != x.shape[:1]:
@@ -78,7 +106,7 @@ class Model:
         needs_labels = self.config.model.conditional and not self.config.model.label_dropout
         if needs_labels and (labels is None or jnp.any(labels < 0)):
             raise ValueError("this model is class-conditional and has never seen a row without label: give labels")
-        return self._network.denoise(self.params, x, t, labels)
+        return self._network.denoise(self.params, x, t, Condition(labels, s=s if self.kind == "two-time" else None))
 
     def sample(
         self,
@@ -183,20 +211,21 @@ class Model:
             )
         return UNCONDITIONAL, omega
 
-    def guided(
-        self, guide: "Model | str | Path | None", omega: float | None = None
-    ) -> Callable[[Array, Array, Array | None], Array]:
-        """:meth:`denoise` with its predictions pushed away from the guide's; see :meth:`sample`."""
+    def guided(self, guide: "Model | str | Path | None", omega: float | None = None) -> Callable[..., Array]:
+        """:meth:`denoise` with its predictions pushed away from the guide's; see :meth:`sample`.
+
+        Of a two-time model it takes ``s`` too: ``(x, t, labels=None, s=None)``.
+        """
         bad, weight = self.check_guide(guide, omega)
         if bad is None:
-            return self.denoise
+            return self._predict
 
-        def denoise(x: Array, t: Array, labels: Array | None = None) -> Array:
+        def denoise(x: Array, t: Array, labels: Array | None = None, s: Array | None = None) -> Array:
             if isinstance(bad, Model):
-                worse = bad.denoise(x, t, labels if bad.config.model.conditional else None)
+                worse = bad._predict(x, t, labels if bad.config.model.conditional else None, s)
             else:
-                worse = self.denoise(x, t)
-            return guidance.guide(self.denoise(x, t, labels), worse, weight)
+                worse = self._predict(x, t, s=s)
+            return guidance.guide(self._predict(x, t, labels, s), worse, weight)
 
         return denoise
 
@@ -232,7 +261,7 @@ def _check_versions(good: Model, bad: Model) -> None:
         what = "it is conditional and this model is not"
     elif bad.config.model.conditional and good.spec.num_classes != bad.spec.num_classes:
         what = f"it has {bad.spec.num_classes} classes, not {good.spec.num_classes}"
-    elif "diffusion" in (good.kind, bad.kind) and good.kind != bad.kind:
+    elif good.kind != bad.kind and {"diffusion", "two-time"} & {good.kind, bad.kind}:
         what = f"it is a {bad.kind} model and this is a {good.kind} model"
     elif phases[0] != phases[1]:
         what = "the edges of its phases are not those of this model"
@@ -284,5 +313,6 @@ def from_weights(
         model._boundary = {"boundary": sampled.boundary}
         model._boundary |= {"sigma_min": sampled.sigma_min} if sampled.boundary == "sigma_min" else {}
     expected = jax.eval_shape(model._network.init, jax.random.key(0))
+    weights.check_inputs(found, expected)
     checkpoint.check_weights(found.params, expected, found.origin)
     return model

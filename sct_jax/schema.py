@@ -22,6 +22,8 @@ class Field(NamedTuple):
 
 # The methods that train a diffusion model; all others make a consistency model.
 DENOISING = ("edm", "stf")
+# The methods that train a network's further inputs: the time that it jumps to, the weight of guidance. None so far.
+INPUT_METHODS: dict[str, tuple[str, ...]] = {"target_time": (), "guidance_input": ()}
 # Where a denoiser is the identity: at t = 0, or at sigma_min.
 BOUNDARIES = ("zero", "sigma_min")
 # What data.augment tells the network about an image: model.augment_dim.
@@ -79,6 +81,12 @@ SCHEMA: dict[str, Field] = {
     "model.encoder": Field("standard", "ddpmpp encoder (NCSN++: residual)", choices=("standard", "residual")),
     "model.resample_filter": Field((1, 1), "ddpmpp, edm2: resampling filter (NCSN++: 1,3,3,1)", low=0),
     "model.augment_dim": Field(0, "width of the augmentation labels (data.augment has 9); 0: none", low=0),
+    "model.target_time": Field(
+        False, "an input for the time to jump to, for methods of two times (none in this version yet)"
+    ),
+    "model.guidance_input": Field(
+        False, "an input for the weight of guidance, for guided distillation (not in this version yet)"
+    ),
     "model.dropout": Field(0.0, "dropout inside residual blocks", low=0, high=0.99),
     "model.dropout_max_resolution": Field(0, "edm2: dropout at resolutions up to this only; 0: at all", low=0),
     "model.attention_head_channels": Field(64, "adm, edm2: channels of an attention head", low=1),

@@ -32,6 +32,8 @@ SCORES = {  # in the order in which a page shows them
     "w2": Score("Wasserstein distance"),
     "consistency_error": Score("error to the exact function"),
     "consistency_error_at_t_max": Score("error to the exact function at t_max"),
+    "jump_error": Score("error to the exact jumps"),
+    "jump_error_at_t_max": Score("error to the exact jumps from t_max"),
     "denoiser_error": Score("error to the exact denoiser"),
     "denoiser_error_at_t_max": Score("error to the exact denoiser at t_max"),
 }

@@ -10,6 +10,7 @@ from sct_jax import config as config_lib
 from sct_jax import models
 from sct_jax.data import DataSpec
 from sct_jax.diffusion import precondition
+from sct_jax.diffusion.condition import Condition
 from sct_jax.errors import SamplingWarning, UserError
 from sct_jax.model import Model
 from sct_jax.objectives.table import ROWS
@@ -73,8 +74,8 @@ def test_no_labels_is_the_label_minus_one(name):
     params = jax.tree.map(lambda p: p + 0.1, jax.jit(network.init)(jax.random.key(0)))  # biases are not 0
     x, t = jnp.ones((2, 8, 8, 1)), jnp.ones(2)
     denoise = jax.jit(network.denoise)
-    assert jnp.array_equal(denoise(params, x, t), denoise(params, x, t, jnp.array([-1, -1])))
-    assert not jnp.array_equal(denoise(params, x, t), denoise(params, x, t, jnp.array([0, 1])))
+    assert jnp.array_equal(denoise(params, x, t), denoise(params, x, t, Condition(jnp.array([-1, -1]))))
+    assert not jnp.array_equal(denoise(params, x, t), denoise(params, x, t, Condition(jnp.array([0, 1]))))
 
 
 def test_steps_and_times_that_are_hardly_meant_warn(model):

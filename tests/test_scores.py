@@ -26,7 +26,7 @@ def probabilities(certainty):
 
 
 def test_what_is_measured_has_a_name():
-    errors = {f"{kind}_error" for kind in mixtures.TARGETS.values()}
+    errors = {f"{target}_error" for targets in mixtures.TARGETS.values() for target in targets}
     errors |= {f"{name}_at_t_max" for name in errors}
     assert {*METRICS, *metrics.OFFLINE, mixtures.WASSERSTEIN, *errors} <= set(SCORES)
     assert len({score.label for score in SCORES.values()}) == len(SCORES)

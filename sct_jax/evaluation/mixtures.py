@@ -12,7 +12,12 @@ from sct_jax.evaluation import oracle
 from sct_jax.evaluation.metrics import check_names
 
 WASSERSTEIN = "w2"
-TARGETS = {"consistency": "consistency", "phased": "consistency", "diffusion": "denoiser"}
+TARGETS = {  # of the errors of each kind of model
+    "consistency": ("consistency",),
+    "phased": ("consistency",),
+    "diffusion": ("denoiser",),
+    "two-time": ("consistency", "jump"),
+}
 REFERENCE = 1  # of a seed's random numbers: the exact samples that samples are compared with; 2: those of the floor
 
 
@@ -21,14 +26,15 @@ class MixtureEvaluator:
 
     The metrics: ``w2``, the Wasserstein-2 distance to as many exact samples, of the same components where the model is
     conditional; and ``consistency_error`` (of a diffusion model ``denoiser_error``), the mean squared distance a
-    dimension to the exact function, averaged over noise levels from 0.02 to 80, with ``…_at_t_max``, that at 80 alone.
+    dimension to the exact function, averaged over noise levels from 0.02 to 80, with ``…_at_t_max``, that at 80 alone;
+    of a two-time model ``jump_error`` too, that of its jumps ``f(x, t → s)`` over random pairs of times.
     In many dimensions even exact points lie far apart, and samples that are too smooth have a ``w2`` below the floor:
     judge by the error there.
 
     Args:
       mixture: the truth.
       image_shape: ``(H, W, C)``, what the model takes.
-      kind: ``"consistency"``, ``"phased"`` or ``"diffusion"``, as :func:`sct_jax.sampling.generate.sampler_kind` says.
+      kind: as :func:`sct_jax.sampling.generate.sampler_kind` says.
       conditional: whether the model is given the component.
       edges: of a model's phases, ascending, from 0.
       queries: states at each noise level.
@@ -45,17 +51,17 @@ class MixtureEvaluator:
         queries: int = 128,
     ):
         self._mixture, self._shape, self._conditional = mixture, image_shape, conditional
-        self._error = f"{TARGETS[kind]}_error"
+        self._errors = tuple(f"{target}_error" for target in TARGETS[kind])
         self._queries = lru_cache(maxsize=8)(
-            lambda seed: oracle.draw_queries(
-                mixture, num=queries, seed=seed, conditional=conditional, edges=edges, target=TARGETS[kind]
+            lambda seed, target: oracle.draw_queries(
+                mixture, num=queries, seed=seed, conditional=conditional, edges=edges, target=target
             )
         )
 
     @property
     def names(self) -> tuple[str, ...]:
         """Every metric of this kind of model."""
-        return (WASSERSTEIN, self._error)
+        return (WASSERSTEIN, *self._errors)
 
     def check(self, num: int, names: Sequence[str] | None = None) -> None:
         """Raises ``UserError`` for unknown metrics, or a number of samples that they cannot do with."""
@@ -72,7 +78,8 @@ class MixtureEvaluator:
     ) -> dict[str, float]:
         """Scores of a model and its ``samples [N, H, W, C]`` by metric name.
 
-        ``denoise(x, t, labels)`` is the model; ``seed`` decides the states and the exact samples it is compared with.
+        ``denoise(x, t, labels)`` is the model, of two times ``denoise(x, t, labels, s=None)``; ``seed`` decides the
+        states and the exact samples it is compared with.
         """
         result = {}
         for name in self._checked(names):
@@ -81,14 +88,16 @@ class MixtureEvaluator:
                 exact, _ = self._mixture.sample(rng, len(samples), sample_labels)
                 result[name] = oracle.wasserstein(samples, exact)
             else:
-                curve = self.curve(denoise, seed)
+                curve = self.curve(denoise, seed, name)
                 result |= {name: curve["mean"], f"{name}_at_t_max": curve["at_t_max"]}
         return result
 
-    def curve(self, denoise: Any, seed: int = 0) -> dict[str, Any]:
-        """The error against the noise level; see :func:`sct_jax.evaluation.oracle.prediction_error`."""
-        found = oracle.prediction_error(denoise, self._queries(seed), self._shape)
-        return {"metric": self._error, "class_conditional": self._conditional, "seed": seed} | found
+    def curve(self, denoise: Any, seed: int = 0, name: str = "") -> dict[str, Any]:
+        """An error, the first or the one of that name, against the noise level; see ``oracle.prediction_error``."""
+        name = name or self._errors[0]
+        queries = self._queries(seed, name.removesuffix("_error"))
+        found = oracle.prediction_error(denoise, queries, self._shape)
+        return {"metric": name, "class_conditional": self._conditional, "seed": seed} | found
 
     def floor(
         self, num: int, seed: int = 0, names: Sequence[str] | None = None, sample_labels: np.ndarray | None = None

@@ -54,7 +54,10 @@ def measure(
     names: Sequence[str] | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Scores of a model ``denoise(x, t, labels)`` and its float ``samples [N, H, W, C]``, by its data's evaluator."""
+    """Scores of a model ``denoise(x, t, labels)`` and its float ``samples [N, H, W, C]``, by its data's evaluator.
+
+    Of a two-time model it is ``denoise(x, t, labels, s=None)``.
+    """
     if isinstance(evaluator, MixtureEvaluator):
         return evaluator.metrics(denoise, samples, labels, names, seed)
     return evaluator.metrics(to_uint8(samples), labels, names)

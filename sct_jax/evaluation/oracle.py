@@ -1,4 +1,4 @@
-"""Ground truth where it is known: exact consistency functions, and distances to them.
+"""Ground truth where it is known: exact consistency functions and jumps, and distances to them.
 
 For a Gaussian mixture, or a finite data set, ``E[x_0 | x_t]`` is known, so the probability-flow ODE (EDM, arXiv
 2206.00364, eq. 4) can be solved to any accuracy, and a consistency model be compared with the function that it is to
@@ -12,6 +12,7 @@ import numpy as np
 
 from sct_jax.data.mixtures import GaussianMixture
 from sct_jax.data.spec import unit_range
+from sct_jax.diffusion.jump import jump
 
 __all__ = [
     "GaussianMixture",
@@ -20,6 +21,7 @@ __all__ = [
     "draw_queries",
     "empirical_denoiser",
     "exact_consistency",
+    "exact_jump",
     "prediction_error",
     "target_moments",
     "wasserstein",
@@ -28,6 +30,8 @@ __all__ = [
 
 TIMES = tuple(float(t) for t in np.geomspace(0.02, 80.0, 13))
 WHOLE_PATH = (0.0, np.inf)  # the edges of a model with one phase
+TARGETS = ("consistency", "denoiser", "jump")
+JUMPS, SMALLEST_JUMP = 4, 0.002  # times that the states of a level jump to, and the least of them
 MOST_POINTS = 1500  # of an optimal assignment, whose cost grows with their cube
 ExactDenoise = Callable[..., np.ndarray]  # of x [b, ...], t (a float) and, where there are labels, labels [b]
 
@@ -91,6 +95,34 @@ def _solve(denoise: ExactDenoise, x: np.ndarray, start: float, end: float, rtol:
     return solver.y.reshape(x.shape)
 
 
+def exact_jump(
+    mixture: GaussianMixture,
+    x: np.ndarray,
+    t: np.ndarray | float,
+    s: np.ndarray | float,
+    component: np.ndarray | None = None,
+    rtol: float = 1e-8,
+) -> np.ndarray:
+    """``f*(x, t → s)``: where a mixture's probability-flow ODE takes each ``x [B, ...]`` from ``t`` to ``s``, float64.
+
+    In closed form with ``component [B]``, of whose own flow it is then; else see :func:`exact_consistency`.
+
+    Raises:
+      ValueError: unless ``0 <= s <= t``.
+    """
+    rows = np.asarray(x, np.float64).reshape(len(x), -1)
+    t, s = (np.broadcast_to(np.asarray(time, np.float64), len(rows)) for time in (t, s))
+    if not ((s >= 0) & (s <= t)).all():
+        raise ValueError("exact_jump needs 0 <= s <= t")
+    if component is not None:
+        return mixture.component_flow(rows, t, s, component).reshape(x.shape)
+    axes, aligned = mixture.aligned()
+    end, moves = rows.copy(), s < t
+    inside = exact_consistency(aligned.posterior_mean, rows[moves] @ axes, t[moves], s=s[moves], rtol=rtol)
+    end[moves] = inside @ axes.T
+    return end.reshape(x.shape)
+
+
 def empirical_denoiser(
     images: np.ndarray, labels: np.ndarray | None = None, *, block: int = 1024
 ) -> Callable[..., np.ndarray]:
@@ -140,6 +172,7 @@ class Queries(NamedTuple):
     labels: np.ndarray | None  # [T·num], int32: the components; None where the model is unconditional
     exact: np.ndarray  # [T·num, D], float64
     times: np.ndarray  # [T]
+    s: np.ndarray | None = None  # [T·num], float32: where to jump to; None where a clean image is asked for
 
 
 def draw_queries(
@@ -158,10 +191,11 @@ def draw_queries(
     With ``conditional`` the answers are those of the state's own component. ``target="consistency"`` is the consistency
     function; of a model of several phases with the given ``edges`` (ascending, from 0) it is the prediction
     ``(f(x, t→s) − (s/t) x)/(1 − s/t)`` that takes ``x`` to the edge ``s`` below ``t``. ``target="denoiser"`` is
-    ``E[x_0 | x_t]``, which a diffusion model is to predict.
+    ``E[x_0 | x_t]``, which a diffusion model is to predict. ``target="jump"`` is ``f*(x, t → s)``, for JUMPS random
+    times ``s`` of each level ``t``, even in ``ln s`` from SMALLEST_JUMP to ``t``.
     """
-    if target not in ("consistency", "denoiser"):
-        raise ValueError(f'target must be "consistency" or "denoiser", got {target!r}')
+    if target not in TARGETS:
+        raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
     rng = np.random.default_rng(seed)
     times = np.asarray(times, np.float32)
     t = np.repeat(times, num)
@@ -169,30 +203,38 @@ def draw_queries(
     x_t = (x_0 + t[:, None] * rng.standard_normal(x_0.shape)).astype(np.float32)
     if target == "denoiser":
         exact = mixture.posterior_mean(x_t, t, component if conditional else None)
+    elif target == "jump":
+        share = rng.uniform(size=(len(times), min(JUMPS, num)))
+        drawn = SMALLEST_JUMP * (np.maximum(times, SMALLEST_JUMP)[:, None] / SMALLEST_JUMP) ** share
+        s = np.minimum(np.stack([np.resize(row, num) for row in drawn]).ravel().astype(np.float32), t)
+        exact = exact_jump(mixture, x_t, t, s, component if conditional else None, rtol)
+        return Queries(x_t, t, component if conditional else None, exact, times, s)
     else:
         edges = np.asarray(edges, np.float64)
         s = edges[np.clip(np.searchsorted(edges, t), 1, len(edges) - 1) - 1]
-        if conditional:
-            end = mixture.component_flow(x_t, t, s, component)
-        else:
-            axes, aligned = mixture.aligned()
-            end = exact_consistency(aligned.posterior_mean, x_t @ axes, t, s=s, rtol=rtol) @ axes.T
+        end = exact_jump(mixture, x_t, t, s, component if conditional else None, rtol)
         ratio = (s / t)[:, None]
         exact = (end - ratio * x_t) / (1 - ratio)
     return Queries(x_t, t, component if conditional else None, exact, times)
 
 
 def prediction_error(model_fn: Any, queries: Queries, image_shape: tuple[int, ...] | None = None) -> dict[str, Any]:
-    """``E‖f_θ(x_t, t) − f*(x_t, t)‖²/D`` against ``t``.
+    """``E‖f_θ(x_t, t) − f*(x_t, t)‖²/D`` against ``t``; of jumps ``E‖f_θ(x_t, t → s) − f*(x_t, t → s)‖²/D``.
 
     ``model_fn(x, t, labels)`` takes float32 ``x [B, *image_shape]`` (None: ``[B, D]``) and ``t [B]``, and int32 labels
-    ``[B]`` or None. Returns plain JSON types: ``t [T]``, ``error [T]`` and its standard error over the states, ``mean``
-    over the noise levels, ``at_t_max``, the error at the largest of them (that of one-step generation), and
-    ``queries``, the states of each level.
+    ``[B]`` or None; for jumps ``model_fn(x, t, labels, s)`` is the clean image predicted on the way to ``s``.
+
+    Returns plain JSON types: ``t [T]``, ``error [T]`` and its standard error over the states, ``mean`` over the noise
+    levels, ``at_t_max``, the error at the largest of them (that of one-step generation), and ``queries``, the states of
+    each level.
     """
     rows, size = queries.x_t.shape
     x = queries.x_t.reshape(rows, *(image_shape or (size,)))
-    answer = np.asarray(model_fn(x, queries.t, queries.labels), np.float64).reshape(rows, size)
+    if queries.s is None:
+        answer = model_fn(x, queries.t, queries.labels)
+    else:
+        answer = jump(lambda x, t, s: model_fn(x, t, queries.labels, s), x, queries.t, queries.s)
+    answer = np.asarray(answer, np.float64).reshape(rows, size)
     each = np.mean((answer - queries.exact) ** 2, axis=1).reshape(len(queries.times), -1)
     error = each.mean(axis=1)
     return {

@@ -38,6 +38,8 @@ def original_of(model: Any, spec: Any) -> Original | None:
 
     The boundary of ``model`` is that of sampling (``config.sampled_model``): what the class evaluates with.
     """
+    if model.target_time or model.guidance_input:
+        return None
     if model.name == "ddpmpp" or (model.name == "adm" and _is_nvidia(model)):
         return _edm(model, spec)
     if model.name == "adm" and _is_openai(model):

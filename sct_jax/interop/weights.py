@@ -1,7 +1,10 @@
 """Weights from wherever they are: a run's workdir, one of its checkpoints, or a file of another project."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import jax
 
 from sct_jax import cards
 from sct_jax import config as config_lib
@@ -12,6 +15,9 @@ from sct_jax.training import checkpoint
 
 # Parts that add nothing where the network lacks them: a bias-free map of labels that are zero, a head of the loss.
 OPTIONAL_PARTS = ("map_augment", "uncertainty")
+
+# The parts of a network that its further inputs have, by the fields of config.model; at first they add nothing.
+INPUT_PARTS = {"map_target": "target_time", "map_guidance": "guidance_input"}
 
 # Fields of config.model that change what weights of the same shapes compute.
 FUNCTION = {
@@ -70,13 +76,20 @@ def load(path: str | Path, profile: str = "") -> Weights:
     )
 
 
-def start_from(weights: Weights, expected: Any, model: Any) -> Any:
+def start_from(weights: Weights, expected: Any, model: Any, init: Callable[[], Any] | None = None) -> Any:
     """The parameters to begin training ``config.model`` with, of shapes ``expected``, without OPTIONAL_PARTS it lacks.
+
+    INPUT_PARTS that ``model`` has and the weights lack are those of ``init()``, the network's initial parameters: it
+    begins as the same function. None: they are asked of the weights.
 
     Raises:
       UserError: when they are of another architecture, or make another function in this one.
     """
     params = {name: part for name, part in weights.params.items() if name in expected or name not in OPTIONAL_PARTS}
+    new = [part for part in INPUT_PARTS if part in expected and part not in params]
+    if init is not None and new:
+        params |= jax.jit(lambda: {part: value for part, value in init().items() if part in new})()
+    check_inputs(weights._replace(params=params), expected)
     checkpoint.check_weights(params, expected, weights.origin)
     for name in ("sigma_data", *FUNCTION.get(model.name, ())):
         theirs, ours = weights.config.model[name], model[name]
@@ -85,6 +98,17 @@ def start_from(weights: Weights, expected: Any, model: Any) -> Any:
                 f"{weights.origin} was trained with model.{name} = {theirs!r}, not {ours!r}: set it so here"
             )
     return params
+
+
+def check_inputs(weights: Weights, expected: Any) -> None:
+    """Raises a UserError where the weights' network has an input that the one of shapes ``expected`` lacks, or not."""
+    for part, field in INPUT_PARTS.items():
+        theirs, ours = part in weights.params, part in expected
+        if theirs != ours:
+            raise UserError(
+                f"{weights.origin} holds the weights of a network with model.{field} = {theirs}, and this one has "
+                f"{ours}: set config.model.{field} = {theirs}"
+            )
 
 
 def source(weights: Weights) -> dict[str, Any]:

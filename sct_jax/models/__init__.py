@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sct_jax.diffusion import precondition
+from sct_jax.diffusion.condition import NO_CONDITION, Condition
 from sct_jax.diffusion.process import per_image
 from sct_jax.errors import UserError
 from sct_jax.models import magnitude_preserving
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 Array = jax.Array
 Params = Any
-# denoise(params, x, t, labels=None, augment_labels=None, dropout_key=None) -> prediction of x_0, as x.
+# denoise(params, x, t, condition=None, dropout_key=None) -> prediction of x_0, as x.
 Denoise = Callable[..., Array]
 
 
@@ -29,10 +30,10 @@ PRECISION = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "default
 class Network(NamedTuple):
     """A denoiser as pure functions.
 
-    ``init(key)`` gives the parameters, a nested dict of float32 arrays. ``denoise(params, x, t, labels,
-    augment_labels, dropout_key)`` takes noisy images ``[B, H, W, C]``, noise levels ``[B]``, class labels int32 ``[B]``
-    (−1: no label) or None, augmentation labels or None; with a ``dropout_key`` dropout is on, and the same key gives
-    the same masks.
+    ``init(key)`` gives the parameters, a nested dict of float32 arrays. ``denoise(params, x, t, condition,
+    dropout_key)`` takes noisy images ``[B, H, W, C]``, noise levels ``[B]`` and a ``Condition`` or None, which is
+    ``NO_CONDITION``; with a ``dropout_key`` dropout is on, and the same key gives the same masks. A ``ValueError``
+    answers a time to jump to or a weight of guidance where the network has no input for it.
 
     ``forward`` is ``denoise`` by operations that forward-mode differentiation (``jax.jvp``) accepts, for passes that
     nothing is differentiated backwards through: ``denoise`` has gradients of its own making. The values are the same;
@@ -86,18 +87,20 @@ def build(model: Any, spec: "DataSpec") -> Network:
         params: Params,
         x: Array,
         t: Array,
-        labels: Array | None = None,
-        augment_labels: Array | None = None,
+        condition: Condition | None = None,
         dropout_key: Array | None = None,
     ) -> Array:
         c = precondition.coefficients(t, model.sigma_data, model.boundary, model.sigma_min)
-        labels = jnp.full(x.shape[:1], -1) if labels is None else labels
+        given = NO_CONDITION if condition is None else condition
+        further = _further_inputs(model, given, x.shape[:1])
+        labels = jnp.full(x.shape[:1], -1) if given.labels is None else given.labels
         label_vector = jax.nn.one_hot(labels, label_dim) if label_dim else None
         if model.gradient_dtype == "compute":
             params = _rounded_kernels(params, _dtype(model))
         network = nnx.merge(graph, nnx.State(_integer_keys(params)))
         with jax.default_matmul_precision(PRECISION[model.compute_dtype]):
-            output = network(per_image(c.c_in, x) * x, c.c_noise, label_vector, augment_labels, dropout_key)
+            scaled = per_image(c.c_in, x) * x
+            output = network(scaled, c.c_noise, label_vector, given.augment_labels, dropout_key, **further)
         return per_image(c.c_skip, x) * x + per_image(c.c_out, x) * output.astype(jnp.float32)
 
     def uncertainty(params: Params, t: Array) -> Array:
@@ -114,10 +117,23 @@ def build(model: Any, spec: "DataSpec") -> Network:
     return network
 
 
+def _further_inputs(model: Any, given: Condition, batch: tuple[int, ...]) -> dict[str, Array]:
+    """What a network that has inputs for them is told of the time to jump to and of the weight of guidance."""
+    for name, value, field in (("s", given.s, "target_time"), ("guidance", given.guidance, "guidance_input")):
+        if value is not None and not model[field]:
+            raise ValueError(f"this network has no input for Condition.{name}: its config.model.{field} is False")
+    further = {}
+    if model.target_time:
+        further["c_target"] = precondition.c_target(jnp.zeros(batch) if given.s is None else given.s)
+    if model.guidance_input:
+        further["guidance"] = jnp.zeros(batch) if given.guidance is None else given.guidance
+    return further
+
+
 # Fields of config.model that the U-Nets take by the same name: all of them, and each its own.
 _UNET = (
     *("channels", "channel_mult", "channel_mult_embedding", "num_blocks", "attention_resolutions"),
-    *("dropout", "label_dropout", "remat"),
+    *("dropout", "label_dropout", "remat", "target_time", "guidance_input"),
 )
 _DDPMPP = ("augment_dim", "channel_mult_noise", "embedding", "encoder", "resample_filter")
 _ADM = ("augment_dim", "attention_head_channels", "time_scale", "adaptive_scale")
@@ -178,6 +194,8 @@ def _film_mlp(model: Any, spec: "DataSpec", label_dim: int, rngs: nnx.Rngs) -> n
         augment_dim=model.augment_dim,
         dropout=model.dropout,
         label_dropout=model.label_dropout,
+        target_time=model.target_time,
+        guidance_input=model.guidance_input,
         compute_dtype=_dtype(model),
         rngs=rngs,
     )

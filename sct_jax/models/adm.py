@@ -12,7 +12,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sct_jax.models.layers import Conv, GroupNorm, Init, Linear, positional_embedding
+from sct_jax.models.layers import (
+    GUIDANCE_FEATURES,
+    ZERO_INIT,
+    Conv,
+    GroupNorm,
+    Init,
+    Linear,
+    guidance_embedding,
+    positional_embedding,
+)
 from sct_jax.models.unet import Style, UNetBlock, check_image, check_sizes, decode, drop_labels, encode, entry_names
 
 INIT = Init("kaiming_uniform", weight=math.sqrt(1 / 3), bias_weight=math.sqrt(1 / 3))
@@ -34,8 +43,8 @@ class ADM(nnx.Module):
 
     The defaults are EDM's ImageNet-64 network, without dropout. `attention_resolutions` are in pixels; attention has
     `channels // attention_head_channels` heads, at least one. `time_scale` multiplies c_noise before its embedding;
-    with `adaptive_scale` the embedding scales and shifts the features (FiLM), else it is added. `compute_dtype` and
-    `remat` are as in DDPMpp.
+    with `adaptive_scale` the embedding scales and shifts the features (FiLM), else it is added. `compute_dtype`,
+    `remat`, `target_time` and `guidance_input` are as in DDPMpp.
 
     ValueError when `image_size` cannot be halved `len(channel_mult) - 1` times.
     """
@@ -60,6 +69,8 @@ class ADM(nnx.Module):
         time_scale: float = 1.0,
         adaptive_scale: bool = True,
         remat: bool = False,
+        target_time: bool = False,
+        guidance_input: bool = False,
         compute_dtype: str | jnp.dtype = "float32",
     ):
         check_sizes(image_size, len(channel_mult), channels)
@@ -92,6 +103,9 @@ class ADM(nnx.Module):
         self.decoder = nnx.Dict(_decoder(block, widths, attend, num_blocks, skips))
         self.out_norm = GroupNorm(widths[0], eps=STYLE.eps)
         self.out_conv = Conv(widths[0], out_channels, 3, rngs=rngs, init=INIT_ZERO)
+        zero = dict(rngs=rngs, use_bias=False, init=ZERO_INIT)
+        self.map_target = Linear(channels, channels, **zero) if target_time else None
+        self.map_guidance = Linear(GUIDANCE_FEATURES, channels, **zero) if guidance_input else None
 
     def __call__(
         self,
@@ -100,6 +114,8 @@ class ADM(nnx.Module):
         label_vector: jax.Array | None = None,
         augment_labels: jax.Array | None = None,
         dropout_key: jax.Array | None = None,
+        c_target: jax.Array | None = None,
+        guidance: jax.Array | None = None,
     ) -> jax.Array:
         """x [B, H, W, in] and c_noise [B] -> [B, H, W, out] float32.
 
@@ -107,9 +123,11 @@ class ADM(nnx.Module):
         label_vector: [B, label_dim] one-hot, rows of zeros for "no label"; None is all zeros.
         augment_labels: [B, augment_dim] or None, which is zeros.
         dropout_key: turns dropout and label dropout on; the same key gives the same masks.
+        c_target: [B], `precondition.c_target` of the time to jump to; needed with `target_time`.
+        guidance: [B], the weight of guidance; needed with `guidance_input`.
         """
         check_image(x, self.image_size, self.in_channels)
-        embedded = self.embed(c_noise, label_vector, augment_labels, dropout_key)
+        embedded = self.embed(c_noise, label_vector, augment_labels, dropout_key, c_target, guidance)
         sizes = self.levels, self.num_blocks
         x, skips = encode(self.encoder, *sizes, x.astype(self.compute_dtype), embedded, dropout_key)
         join = lambda x, skip: jnp.concatenate([x, skip], axis=-1)  # noqa: E731
@@ -122,11 +140,17 @@ class ADM(nnx.Module):
         label_vector: jax.Array | None = None,
         augment_labels: jax.Array | None = None,
         dropout_key: jax.Array | None = None,
+        c_target: jax.Array | None = None,
+        guidance: jax.Array | None = None,
     ) -> jax.Array:
         """[B, channels * channel_mult_embedding] float32: what every block is conditioned on."""
         embedded = positional_embedding(c_noise * self.time_scale, self.channels)
         if self.augment_dim and augment_labels is not None:
             embedded = embedded + self.map_augment(augment_labels.astype(jnp.float32))
+        if self.map_target is not None:
+            embedded = embedded + self.map_target(positional_embedding(c_target * self.time_scale, self.channels))
+        if self.map_guidance is not None:
+            embedded = embedded + self.map_guidance(guidance_embedding(guidance))
         embedded = self.map_layer1(jax.nn.silu(self.map_layer0(embedded)))
         if self.label_dim and label_vector is not None:
             labels = drop_labels(label_vector.astype(jnp.float32), self.label_dropout, dropout_key)

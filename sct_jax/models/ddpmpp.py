@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sct_jax.models.layers import (
+    GUIDANCE_FEATURES,
+    ZERO_INIT,
     Conv,
     FourierEmbedding,
     GroupNorm,
@@ -21,6 +23,7 @@ from sct_jax.models.layers import (
     Linear,
     checked_filter,
     downsample,
+    guidance_embedding,
     positional_embedding,
     upsample,
 )
@@ -47,7 +50,8 @@ class DDPMpp(nnx.Module):
     The defaults are EDM's DDPM++ for CIFAR-10, without dropout. `attention_resolutions` are in pixels.
     `compute_dtype` is that of convolutions and attention; parameters, norm statistics, the softmax and the
     time embedding are float32 always. With `remat` the backward pass computes each block once more instead of keeping
-    what is inside it: less memory, a third more work.
+    what is inside it: less memory, a third more work. `target_time` and `guidance_input` add what `c_target` and
+    `guidance` tell to the embedding of the noise level, through linear maps that start at zero.
 
     ValueError when `image_size` cannot be halved `len(channel_mult) - 1` times, or an option is unknown.
     """
@@ -74,6 +78,8 @@ class DDPMpp(nnx.Module):
         decoder: Literal["standard", "skip"] = "standard",
         resample_filter: Sequence[float] = (1, 1),
         remat: bool = False,
+        target_time: bool = False,
+        guidance_input: bool = False,
         compute_dtype: str | jnp.dtype = "float32",
     ):
         check_sizes(image_size, len(channel_mult), channels * channel_mult_noise)
@@ -102,6 +108,9 @@ class DDPMpp(nnx.Module):
         encoder_layers, skips = build.encoder(in_channels, channels, widths, attend, num_blocks, encoder)
         self.encoder = nnx.Dict(encoder_layers)
         self.decoder = nnx.Dict(build.decoder(out_channels, widths, attend, num_blocks, decoder, skips))
+        zero = dict(rngs=rngs, use_bias=False, init=ZERO_INIT)
+        self.map_target = Linear(noise_channels, noise_channels, **zero) if target_time else None
+        self.map_guidance = Linear(GUIDANCE_FEATURES, noise_channels, **zero) if guidance_input else None
 
     def __call__(
         self,
@@ -110,6 +119,8 @@ class DDPMpp(nnx.Module):
         label_vector: jax.Array | None = None,
         augment_labels: jax.Array | None = None,
         dropout_key: jax.Array | None = None,
+        c_target: jax.Array | None = None,
+        guidance: jax.Array | None = None,
     ) -> jax.Array:
         """x [B, H, W, in] and c_noise [B] -> [B, H, W, out] float32.
 
@@ -117,9 +128,11 @@ class DDPMpp(nnx.Module):
         label_vector: [B, label_dim] one-hot, rows of zeros for "no label"; None is all zeros.
         augment_labels: [B, augment_dim] or None, which is zeros.
         dropout_key: turns dropout and label dropout on; the same key gives the same masks.
+        c_target: [B], `precondition.c_target` of the time to jump to; needed with `target_time`.
+        guidance: [B], the weight of guidance; needed with `guidance_input`.
         """
         check_image(x, self.image_size, self.in_channels)
-        embedded = self.embed(c_noise, label_vector, augment_labels, dropout_key)
+        embedded = self.embed(c_noise, label_vector, augment_labels, dropout_key, c_target, guidance)
         x, skips = self._encode(x.astype(self.compute_dtype), embedded, dropout_key)
         return self._decode(x, skips, embedded, dropout_key).astype(jnp.float32)
 
@@ -129,13 +142,11 @@ class DDPMpp(nnx.Module):
         label_vector: jax.Array | None = None,
         augment_labels: jax.Array | None = None,
         dropout_key: jax.Array | None = None,
+        c_target: jax.Array | None = None,
+        guidance: jax.Array | None = None,
     ) -> jax.Array:
         """[B, channels * channel_mult_embedding] float32: what every block is conditioned on."""
-        if self.embedding == "fourier":
-            embedded = self.map_noise(c_noise)
-        else:
-            embedded = positional_embedding(c_noise, self.noise_channels, endpoint=True)
-        embedded = jnp.roll(embedded, self.noise_channels // 2, axis=-1)  # sines first
+        embedded = self._noise_features(c_noise)
         if self.label_dim:
             batch = c_noise.shape[0]
             labels = jnp.zeros((batch, self.label_dim)) if label_vector is None else label_vector
@@ -143,8 +154,19 @@ class DDPMpp(nnx.Module):
             embedded = embedded + self.map_label(labels * math.sqrt(self.label_dim))
         if self.augment_dim and augment_labels is not None:
             embedded = embedded + self.map_augment(augment_labels.astype(jnp.float32))
+        if self.map_target is not None:
+            embedded = embedded + self.map_target(self._noise_features(c_target))
+        if self.map_guidance is not None:
+            embedded = embedded + self.map_guidance(guidance_embedding(guidance))
         embedded = jax.nn.silu(self.map_layer0(embedded))
         return jax.nn.silu(self.map_layer1(embedded))
+
+    def _noise_features(self, c_noise: jax.Array) -> jax.Array:
+        if self.embedding == "fourier":
+            features = self.map_noise(c_noise)
+        else:
+            features = positional_embedding(c_noise, self.noise_channels, endpoint=True)
+        return jnp.roll(features, self.noise_channels // 2, axis=-1)  # sines first
 
     def _encode(self, x, embedded, dropout_key) -> tuple[jax.Array, list[jax.Array]]:
         """The image to the deepest features, and every intermediate result, shallowest first."""

@@ -9,6 +9,7 @@ pure and overwrites nothing: the target pass of consistency tuning, for which EC
 off, needs no switch.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -16,7 +17,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sct_jax.models.layers import checked_filter, downsample, dropout, upsample
+from sct_jax.models.layers import (
+    GUIDANCE_FEATURES,
+    checked_filter,
+    downsample,
+    dropout,
+    guidance_embedding,
+    upsample,
+)
 from sct_jax.models.magnitude_preserving import (
     MPAttention,
     MPConv,
@@ -39,6 +47,7 @@ class EDM2(nnx.Module):
     above which there is no dropout (0: dropout everywhere; ECT and TCM on ImageNet-64: 16). The embedding has
     `channels * channel_mult_embedding` channels, the noise features `channels * channel_mult_noise`.
     `uncertainty_channels = 0` leaves the uncertainty head out. `remat` trades work for memory in the backward pass.
+    `target_time` and `guidance_input` add `c_target` and `guidance` to the embedding, with gains that start at 0.
     `compute_dtype` is that of convolutions and attention; parameters, norms, the softmax and the embedding are float32
     always.
 
@@ -70,6 +79,8 @@ class EDM2(nnx.Module):
         resample_filter: Sequence[float] = (1, 1),
         uncertainty_channels: int = 128,
         remat: bool = False,
+        target_time: bool = False,
+        guidance_input: bool = False,
         compute_dtype: str | jnp.dtype = "float32",
     ):
         levels = len(channel_mult)
@@ -104,6 +115,8 @@ class EDM2(nnx.Module):
         self.out_conv = MPConv(channels * channel_mult[0], out_channels, 3, rngs=rngs)
         self.out_gain = nnx.Param(jnp.zeros(()))
         self.uncertainty = Uncertainty(uncertainty_channels, rngs=rngs) if uncertainty_channels else None
+        self.map_target = Added(noise_channels, embedding_channels, rngs=rngs) if target_time else None
+        self.map_guidance = Added(GUIDANCE_FEATURES, embedding_channels, rngs=rngs) if guidance_input else None
 
     def __call__(
         self,
@@ -112,6 +125,8 @@ class EDM2(nnx.Module):
         label_vector: jax.Array | None = None,
         augment_labels: jax.Array | None = None,
         dropout_key: jax.Array | None = None,
+        c_target: jax.Array | None = None,
+        guidance: jax.Array | None = None,
     ) -> jax.Array:
         """x [B, H, W, in] and c_noise [B] -> [B, H, W, out] float32.
 
@@ -119,11 +134,13 @@ class EDM2(nnx.Module):
         label_vector: [B, label_dim] one-hot, rows of zeros for "no label"; None is all zeros.
         augment_labels: must be None, as the network has no place for them.
         dropout_key: turns dropout and label dropout on; the same key gives the same masks.
+        c_target: [B], `precondition.c_target` of the time to jump to; needed with `target_time`.
+        guidance: [B], the weight of guidance; needed with `guidance_input`.
         """
         check_image(x, self.image_size, self.in_channels)
         if augment_labels is not None:
             raise ValueError("EDM2 takes no augmentation labels")
-        embedded = self.embed(c_noise, label_vector, dropout_key)
+        embedded = self.embed(c_noise, label_vector, dropout_key, c_target, guidance)
         x = x.astype(self.compute_dtype)
         x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)  # in place of biases
         sizes = self.levels, self.num_blocks
@@ -133,15 +150,36 @@ class EDM2(nnx.Module):
         return self.out_conv(x, self.out_gain[...]).astype(jnp.float32)
 
     def embed(
-        self, c_noise: jax.Array, label_vector: jax.Array | None = None, dropout_key: jax.Array | None = None
+        self,
+        c_noise: jax.Array,
+        label_vector: jax.Array | None = None,
+        dropout_key: jax.Array | None = None,
+        c_target: jax.Array | None = None,
+        guidance: jax.Array | None = None,
     ) -> jax.Array:
         """[B, channels * channel_mult_embedding] float32: what every block is conditioned on."""
         embedded = self.map_noise(self.fourier(c_noise))
+        if self.map_target is not None:
+            embedded = self.map_target(embedded, self.fourier(c_target))
+        if self.map_guidance is not None:
+            embedded = self.map_guidance(embedded, math.sqrt(2) * guidance_embedding(guidance))
         if self.label_dim:
             labels = jnp.zeros((c_noise.shape[0], self.label_dim)) if label_vector is None else label_vector
             labels = drop_labels(labels.astype(jnp.float32), self.label_dropout, dropout_key)
             embedded = mp_sum(embedded, self.map_label(labels * self.label_dim**0.5), self.label_balance)
         return mp_silu(embedded)
+
+
+class Added(nnx.Module):
+    """Adds features [B, in] of unit magnitude to an embedding [B, out], which keeps its own; by a gain, 0 at first."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs):
+        self.linear = MPLinear(in_features, out_features, rngs=rngs)
+        self.gain = nnx.Param(jnp.zeros(()))
+
+    def __call__(self, embedded: jax.Array, features: jax.Array) -> jax.Array:
+        gain = self.gain[...]
+        return (embedded + self.linear(features, gain)) / jnp.sqrt(1.0 + jnp.square(gain))
 
 
 class Uncertainty(nnx.Module):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from sct_jax.models.layers import Layer
+from sct_jax.models.layers import GUIDANCE_FEATURES, ZERO_INIT, Layer, Linear, guidance_embedding
 from sct_jax.models.products import add_bias, matmul
 
 Array = jax.Array
@@ -30,6 +30,8 @@ class FilmMLP(nnx.Module):
         augment_dim: int = 0,
         dropout: float = 0.0,
         label_dropout: float = 0.0,
+        target_time: bool = False,
+        guidance_input: bool = False,
         compute_dtype: str = "float32",
         rngs: nnx.Rngs,
     ):
@@ -43,6 +45,9 @@ class FilmMLP(nnx.Module):
         self.enter = Dense(size, width, rngs)
         self.blocks = nnx.List([FilmBlock(width, dropout, rngs) for _ in range(num_blocks)])
         self.leave = Dense(width, size, rngs, scale=1e-2)
+        zero = dict(rngs=rngs, use_bias=False, init=ZERO_INIT)
+        self.map_target = Linear(NOISE_FEATURES, width, **zero) if target_time else None
+        self.map_guidance = Linear(GUIDANCE_FEATURES, width, **zero) if guidance_input else None
 
     def __call__(
         self,
@@ -51,8 +56,14 @@ class FilmMLP(nnx.Module):
         label_vector: Array | None = None,
         augment_labels: Array | None = None,
         dropout_key: Array | None = None,
+        c_target: Array | None = None,
+        guidance: Array | None = None,
     ) -> Array:
         embedding = self.embed_noise(noise_features(c_noise))
+        if self.map_target is not None:
+            embedding += self.map_target(noise_features(c_target))
+        if self.map_guidance is not None:
+            embedding += self.map_guidance(guidance_embedding(guidance))
         if self.embed_label is not None and label_vector is not None:
             if dropout_key is not None and self.label_dropout:
                 keep = jax.random.bernoulli(

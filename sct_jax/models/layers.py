@@ -27,6 +27,8 @@ class Init(NamedTuple):
 
 
 DEFAULT_INIT = Init()
+ZERO_INIT = Init(weight=0.0)
+GUIDANCE_FEATURES = 64
 
 
 def initialise(key: jax.Array, shape: Sequence[int], mode: Mode, fan_in: int, fan_out: int) -> jax.Array:
@@ -274,6 +276,11 @@ def positional_embedding(x: jax.Array, channels: int, *, endpoint: bool = False,
     half = channels // 2
     exponents = jnp.arange(half, dtype=jnp.float32) / (half - endpoint)
     return _cosines_and_sines(x, (1 / max_positions) ** exponents)
+
+
+def guidance_embedding(weight: jax.Array) -> jax.Array:
+    """[B] -> [B, GUIDANCE_FEATURES] float32: cosines, then sines, of periods 25 to 0.4, for weights from 0 to 10."""
+    return _cosines_and_sines(weight, jnp.geomspace(0.25, 16.0, GUIDANCE_FEATURES // 2))
 
 
 class FourierEmbedding(nnx.Module):

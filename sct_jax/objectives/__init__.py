@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from sct_jax.schema import DENOISING
+from sct_jax.errors import UserError
+from sct_jax.schema import DENOISING, INPUT_METHODS
 
 Array = jax.Array
 # What the network sees and is compared with: arrays with a leading batch axis.
@@ -60,8 +61,18 @@ def build(
     the rows of ``reference.source = "dataset"`` are split over; ``uncertainty`` is the network's head for
     ``objective.uncertainty``; ``forward`` is ``denoise`` by operations that ``jax.jvp`` accepts (``models.Network``),
     None where ``denoise`` itself will do; ``perceptual`` is what ``objective.distance = "lpips"`` needs.
+
+    Raises:
+      UserError: when the network has an input that the method never trains, or lacks the head it trains.
     """
     from sct_jax.objectives import consistency, denoising
+
+    for field, methods in INPUT_METHODS.items():
+        if config.model[field] and config.objective.method not in methods:
+            raise UserError(
+                f"config.model.{field} = True: objective.method = {config.objective.method!r} never trains this input; "
+                "set it to False"
+            )
 
     if config.objective.method in DENOISING:
         return denoising.build(config, denoise, device_mesh, uncertainty)

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from sct_jax.diffusion import process, times
+from sct_jax.diffusion.condition import Condition
 from sct_jax.objectives import Array, Context, Draws, Objective, Perceptual, Teacher, distances, pairs, references
 from sct_jax.objectives import bootstrap as bootstrap_lib
 
@@ -71,7 +72,7 @@ def build(
         if teacher is None:
             return draws["x_r"], draws["estimate"]
         x_t, t, r = draws["x_t"], draws["t"], draws["r"]
-        solve = lambda x, t: teacher.denoise(context["teacher"], x, t, draws["labels"])  # noqa: E731
+        solve = lambda x, t: teacher.denoise(context["teacher"], x, t, Condition(draws["labels"]))  # noqa: E731
         if objective.transition == "teacher_euler":
             estimate = solve(x_t, t)
             return process.euler_step(x_t, estimate, t, r), estimate
@@ -80,17 +81,17 @@ def build(
         return x_r, (x_r - ratio * x_t) / (1.0 - ratio)  # the x̂_0 with which Euler's step would end there
 
     def loss(params: Any, context: Context, draws: Draws, dropout_key: Array) -> tuple[Array, dict[str, Array]]:
-        t, r, s, labels = draws["t"], draws["r"], draws["s"], draws["labels"]
+        t, r, s, condition = draws["t"], draws["r"], draws["s"], Condition(draws["labels"])
         x_r, estimate = jax.lax.stop_gradient(transition(context, draws))
-        prediction = denoise(params, draws["x_t"], t, labels, dropout_key=dropout_key)
+        prediction = denoise(params, draws["x_t"], t, condition, dropout_key=dropout_key)
         frozen = jax.lax.stop_gradient(context["target"] if objective.bootstrap == "ema" else params)
         constant = jax.lax.stop_gradient(prediction)
 
         def evaluated() -> Array:
-            return denoise(frozen, x_r, r, labels, dropout_key=dropout_key)
+            return denoise(frozen, x_r, r, condition, dropout_key=dropout_key)
 
         def derived(chosen: Array) -> Array:
-            at = lambda x, t: forward(frozen, x, t, labels, dropout_key=dropout_key)  # noqa: E731
+            at = lambda x, t: forward(frozen, x, t, condition, dropout_key=dropout_key)  # noqa: E731
             return bootstrap_lib.by_derivative(at, draws["x_t"], estimate, x_r, t, r, constant, chosen)
 
         if form == "evaluated":

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from sct_jax.data.augment import Parameters
 from sct_jax.diffusion import process
+from sct_jax.diffusion.condition import Condition
 from sct_jax.errors import UserError
 from sct_jax.objectives import Array, Draws, Objective, pairs, references
 from sct_jax.objectives.distances import inverse_output_scale
@@ -67,8 +68,8 @@ def build(
         }
 
     def loss(params: Any, context: Any, draws: Draws, dropout_key: Array) -> tuple[Array, dict[str, Array]]:
-        t, labels = draws["t"], (draws["labels"], draws.get("augment_labels"))
-        prediction = denoise(params, draws["x_t"], t, *labels, dropout_key=dropout_key)
+        t, condition = draws["t"], Condition(draws["labels"], draws.get("augment_labels"))
+        prediction = denoise(params, draws["x_t"], t, condition, dropout_key=dropout_key)
         error = jnp.mean((prediction - draws["target"]) ** 2, axis=tuple(range(1, prediction.ndim)))
         metrics = {k: v for k, v in draws.items() if k.startswith("reference_")}
         weighted, metrics = inverse_output_scale(t, t, sigma_data) * error, {"error": error} | metrics

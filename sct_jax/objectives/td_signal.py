@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sct_jax.diffusion import process, times
+from sct_jax.diffusion.condition import Condition
 from sct_jax.objectives import Array, bootstrap, pairs
 from sct_jax.objectives.consistency import combine
 
@@ -81,7 +82,7 @@ def build(
         x_t, x_r = process.add_noise(images, noise, t), process.add_noise(images, noise, r)
 
         def at(network: Callable[..., Array]) -> Callable[[Array, Array], Array]:
-            return lambda x, t: network(params, x, t, labels, dropout_key=dropout_key)
+            return lambda x, t: network(params, x, t, Condition(labels), dropout_key=dropout_key)
 
         def cosines(prediction: Array, target: Array) -> Array:
             found = _cosine(prediction - combine(images, target, t, r, s), wanted)

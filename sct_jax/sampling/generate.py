@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sct_jax.diffusion import times as diffusion_times
+from sct_jax.diffusion.condition import Condition
 from sct_jax.diffusion.process import karras_grid
 from sct_jax.errors import SamplingWarning, UserError
 from sct_jax.sampling import samplers
@@ -37,7 +38,7 @@ class Generator:
     """Generates images with one network; keeps the compiled samplers, so that it can be called while training.
 
     Args:
-      denoise: the pure denoiser ``denoise(params, x, t, labels)``.
+      denoise: the pure denoiser ``denoise(params, x, t, condition)``.
       image_shape: ``(H, W, C)``.
       config: the config that the network is trained with.
       device_mesh: the batch is split over its devices when given.
@@ -76,7 +77,7 @@ class Generator:
             levels = samplers.skip_edges(self._edges[:0:-1], eta)
             self._check_phases(levels, f"eta = {eta:g}")
             return levels
-        if self._kind == "consistency":
+        if self._kind in MULTISTEP:
             return samplers.consistency_times(steps, config.mid_times, config.t_max)
         if steps == 1:  # a diffusion model used in one step: its mean, a blur; measured for comparison
             return (config.t_max,)
@@ -88,7 +89,7 @@ class Generator:
         """Raises a UserError for sampling options that are impossible or do nothing with this kind of model."""
         if noise is not None:
             parse_noise(noise, self._sampling)
-            if self._kind != "consistency":
+            if self._kind not in MULTISTEP:
                 raise UserError(f"--noise {noise}: a {self._kind} model is sampled without fresh noise; leave it out")
         if eta is not None:
             if not 0 < eta <= 1:
@@ -223,16 +224,20 @@ class Generator:
         addim = functools.partial(samplers.adjusted, share=share, sigma_data=self._sigma_data)
         multistep = {"fresh": samplers.consistency, "none": samplers.deterministic, "adjusted": addim}[kind]
         # The times of a phased model have stepped past its edges already.
-        sampler = {"diffusion": samplers.heun, "phased": samplers.deterministic, "consistency": multistep}[self._kind]
+        sampler = {"diffusion": samplers.heun, "phased": samplers.deterministic}.get(self._kind, multistep)
         keys = samplers.image_keys(seed, index)
         x = times[0] * samplers.image_noise(keys, 0, self._shape)
-        images = sampler(lambda x, t: denoise(params, x, t, labels), x, times, keys)
+
+        def predict(x: Array, t: Array, s: Array | None = None) -> Array:
+            return denoise(params, x, t, Condition(labels, s=s if self._kind == "two-time" else None))
+
+        images = sampler(predict, x, times, keys)
         return jnp.clip(images, -1.0, 1.0) if self._clip else images
 
     def _stated_times(self, steps: int, eta: float | None = None) -> tuple[float, ...]:
         """:meth:`times`; where they are not of the config, what they are is said."""
         levels, mid = self.times(steps, eta), self._sampling.mid_times
-        if self._kind == "consistency" and steps > 1 and len(mid) != steps - 1:
+        if self._kind in MULTISTEP and steps > 1 and len(mid) != steps - 1:
             listed, what = ",".join(f"{t:.3g}" for t in levels), "noise level" if len(mid) == 1 else "noise levels"
             warnings.warn(
                 f"--steps {steps}: config.sampling.mid_times has {len(mid)} {what}, not {steps - 1}: taken are "
@@ -303,6 +308,7 @@ def _unchanged(_: Any, images: Array) -> Array:
 
 
 NOISES = ("fresh", "none", "adjusted")
+MULTISTEP = ("consistency", "two-time")  # kinds of models whose further steps take the noise of ``sampling.noise``
 ROUNDING = 1 + 1e-4  # a level that is a bound but for float32 is within it
 
 
@@ -319,7 +325,12 @@ def parse_noise(text: str, sampling: Any) -> tuple[str, float]:
 
 
 def sampler_kind(config: Any) -> str:
-    """Which sampler suits a model: ``"diffusion"`` (pre-trained denoisers), ``"consistency"`` or ``"phased"``."""
+    """Which sampler suits a model: ``"diffusion"`` (pre-trained denoisers), or one that jumps along the path.
+
+    ``"consistency"``: to its end; ``"phased"``: to the edge below; ``"two-time"``: to any time, which it is told.
+    """
+    if config.model.target_time:
+        return "two-time"
     if config.objective.method in DENOISING:
         return "diffusion"
     return "phased" if config.objective.phases > 1 else "consistency"

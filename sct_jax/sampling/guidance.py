@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from sct_jax.diffusion.condition import NO_CONDITION, Condition
+
 Array = jax.Array
 Denoise = Callable[..., Array]
 
@@ -23,7 +25,7 @@ def guide(good: Array, bad: Array, omega: Array | float) -> Array:
 def guided_denoise(
     denoise: Denoise, omega: Array | float, *, unconditional: bool = False, bad_denoise: Denoise | None = None
 ) -> Denoise:
-    """A denoiser ``(params, x, t, labels) -> x_0 prediction`` that is guided with weight ``omega``.
+    """A denoiser ``(params, x, t, condition) -> x_0 prediction`` that is guided with weight ``omega``.
 
     Args:
       denoise: the good network.
@@ -41,21 +43,23 @@ def guided_denoise(
     if unconditional and bad_denoise is not None:
         raise ValueError("a bad model is either the network without labels or another one, not both")
 
-    def without_labels(params: Any, x: Array, t: Array, labels: Array | None = None) -> Array:
+    def without_labels(params: Any, x: Array, t: Array, condition: Condition = NO_CONDITION) -> Array:
+        labels = condition.labels
         if labels is None:
             raise ValueError("guidance by the unconditional prediction needs labels")
         # Rows alternate, so that the two of an image stay on the device that holds it.
         both = jnp.stack([labels, jnp.full_like(labels, -1)], axis=1).reshape(-1)
-        predictions = denoise(params, jnp.repeat(x, 2, axis=0), jnp.repeat(t, 2), both)
+        x, t, twice = jax.tree.map(lambda rows: jnp.repeat(rows, 2, axis=0), (x, t, condition))
+        predictions = denoise(params, x, t, twice._replace(labels=both))
         return guide(predictions[0::2], predictions[1::2], omega)
 
-    def two_versions(params: Any, x: Array, t: Array, labels: Array | None = None) -> Array:
-        good, bad = jax.vmap(lambda version: denoise(version, x, t, labels))(params)
+    def two_versions(params: Any, x: Array, t: Array, condition: Condition = NO_CONDITION) -> Array:
+        good, bad = jax.vmap(lambda version: denoise(version, x, t, condition))(params)
         return guide(good, bad, omega)
 
-    def two_networks(params: Any, x: Array, t: Array, labels: Array | None = None) -> Array:
+    def two_networks(params: Any, x: Array, t: Array, condition: Condition = NO_CONDITION) -> Array:
         good, bad = params
-        return guide(denoise(good, x, t, labels), bad_denoise(bad, x, t, labels), omega)
+        return guide(denoise(good, x, t, condition), bad_denoise(bad, x, t, condition), omega)
 
     if unconditional:
         return without_labels

@@ -1,7 +1,8 @@
 """The samplers. Each is ``sampler(denoise, x, times, keys) -> images``, a pure function.
 
-``denoise(x, t)`` predicts the clean images of ``x`` ``[B, H, W, C]`` at noise levels ``t`` ``[B]``; ``x`` is the start
-at noise level ``times[0]``; ``times`` descend; ``keys`` ``[B]`` is one random key for each image.
+``denoise(x, t, s=None)`` predicts the clean images of ``x`` ``[B, H, W, C]`` at noise levels ``t`` ``[B]``, for a step
+to ``s`` (None: to 0), which two-time networks look at; ``x`` is the start at noise level ``times[0]``; ``times``
+descend; ``keys`` ``[B]`` is one random key for each image.
 """
 
 import itertools
@@ -12,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from sct_jax.diffusion import process
+from sct_jax.diffusion.jump import jump
 
 Array = jax.Array
-BoundDenoise = Callable[[Array, Array], Array]
+BoundDenoise = Callable[..., Array]
 SAMPLING = 2  # the room of a seed's random numbers; training uses 0 and 1
 Sampler = Callable[[BoundDenoise, Array, Sequence[float], Array], Array]
 
@@ -58,16 +60,15 @@ def consistency(denoise: BoundDenoise, x: Array, times: Sequence[float], keys: A
 def deterministic(denoise: BoundDenoise, x: Array, times: Sequence[float], keys: Array) -> Array:
     """Multistep sampling without fresh noise: on to the next level by the noise that the last prediction implies.
 
-    ``x_s = (s/t) x + (1 − s/t) x̂_0``, then the model is evaluated at ``(x_s, s)``; the last prediction is the result.
-    With an exact consistency function ``x_s`` lies on the chord from ``(x, t)`` to the trajectory's end, not on the
-    trajectory, and the result is a little off unless the trajectory is straight; with an exact phased model whose
-    edges are ``times`` the chord ends on the trajectory, and the result is exact.
+    ``x_s = (s/t) x + (1 − s/t) x̂_0`` (``jump``), then the model is evaluated at ``(x_s, s)``; the last prediction is
+    the result. With an exact consistency function ``x_s`` lies on the chord from ``(x, t)`` to the trajectory's end,
+    not on the trajectory, and the result is a little off unless the trajectory is straight; with an exact phased model
+    whose edges are ``times`` the chord ends on the trajectory, and the result is exact. So it is with an exact two-time
+    model.
     """
-    images = denoise(x, jnp.full(x.shape[:1], times[0], jnp.float32))
     for t, s in itertools.pairwise(times):
-        x = process.euler_step(x, images, jnp.float32(t), jnp.float32(s))
-        images = denoise(x, jnp.full(x.shape[:1], s, jnp.float32))
-    return images
+        x = jump(denoise, x, t, s)
+    return denoise(x, jnp.full(x.shape[:1], times[-1], jnp.float32))
 
 
 def adjusted(

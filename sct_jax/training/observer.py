@@ -11,6 +11,7 @@ import numpy as np
 from sct_jax import config as config_lib
 from sct_jax import files, models
 from sct_jax.data.spec import unit_range
+from sct_jax.diffusion.condition import Condition
 from sct_jax.models import Network
 from sct_jax.objectives import masks_classes
 from sct_jax.sampling.generate import Generator, default_labels, default_steps
@@ -60,8 +61,11 @@ class Observer:
 
         num, params = self._config.evaluation.num_images, self._params(state)
         labels = None if self._labels is None else np.resize(np.asarray(self._labels), num)
-        # Of numpy arrays: every process has the same, none is tied to its own devices.
-        denoise = lambda *inputs: self._denoise(params, *jax.tree.map(np.asarray, inputs))  # noqa: E731
+
+        def denoise(x: Any, t: Any, labels: Any = None, s: Any = None) -> np.ndarray:
+            # Of and as numpy arrays: every process has the same, none is tied to its own devices.
+            return np.asarray(self._denoise(params, *jax.tree.map(np.asarray, (x, t, Condition(labels, s=s)))))
+
         for steps in self._steps:
             scores = measure(self._evaluate(), denoise, self.samples(state, num, steps), labels)
             yield {"sampling_steps": int(steps), "num": num} | scores

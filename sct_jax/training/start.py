@@ -1,6 +1,7 @@
 """Where a run begins: its workdir's newest checkpoint, the weights of another run, or random ones."""
 
 import sys
+from functools import partial
 from typing import Any
 
 import jax
@@ -107,8 +108,8 @@ def first_state(made: assembly.Assembly) -> tuple[TrainState, weights_lib.Weight
     if not config.init.checkpoint:
         return assembly.initial_state(made), None
     found = _named("init.checkpoint", config.init.checkpoint, "init.ema", config.init.ema)
-    key = step.room_key(config.seed, step.INIT)
-    weights = weights_lib.start_from(found, jax.eval_shape(made.network.init, key), config.model)
+    init = partial(made.network.init, step.room_key(config.seed, step.INIT))
+    weights = weights_lib.start_from(found, jax.eval_shape(init), config.model, init)
     return assembly.initial_state(made, weights), found
 
 

@@ -1,10 +1,11 @@
 """Preconditioning: the boundary condition, and the unit variances that EDM derives it from."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sct_jax.diffusion.precondition import coefficients
+from sct_jax.diffusion.precondition import c_target, coefficients
 
 
 @pytest.mark.parametrize(
@@ -38,3 +39,13 @@ def test_the_shift_vanishes_at_high_noise():
 def test_an_unknown_boundary_is_refused():
     with pytest.raises(ValueError, match="boundary"):
         coefficients(jnp.ones(1), boundary="one")
+
+
+def test_a_target_time_is_seen_as_a_noise_level_is_and_is_bounded_at_zero():
+    s = np.array([0.05, 0.8, 7.0, 80.0], np.float32)
+    np.testing.assert_allclose(c_target(s), coefficients(s).c_noise, atol=0.006)
+    low = c_target(np.array([0.0, 1e-4, 1e-3, 2e-3, 5e-3], np.float32))
+    assert np.all(np.diff(low) > 0.01)  # times near 0 are told apart
+    assert -1.75 < low[0] < coefficients(0.002).c_noise
+    slope = jax.grad(c_target)(0.0)
+    np.testing.assert_allclose(slope, 250, rtol=1e-5)

@@ -29,7 +29,7 @@ def deviation(*mid_times, wrong=0.4):
 def make_model(monkeypatch, wrong=0.4, **objective):
     """As if loaded from a checkpoint."""
 
-    def denoise(params, x, t, labels=None):
+    def denoise(params, x, t, condition=None):
         return x * per_image(factor(t, params["wrong"], jnp), x)
 
     network = models.Network(lambda key: {"wrong": jnp.float32(wrong)}, denoise, False)

@@ -22,8 +22,8 @@ FEATURES, SPATIAL, PROBABILITIES = (("inception", name) for name in ("features",
 ALL = Wanted(frozenset({FEATURES, SPATIAL}), frozenset({FEATURES, PROBABILITIES}), images=True)
 
 
-def toy(params, x, t, labels=None):
-    shift = 0.0 if labels is None else 0.1 * per_image(labels, x)
+def toy(params, x, t, condition):
+    shift = 0.0 if condition.labels is None else 0.1 * per_image(condition.labels, x)
     return jnp.tanh(params * x / (1 + per_image(t, x)) + shift)
 
 
@@ -142,7 +142,7 @@ def test_the_device_works_ahead_of_the_host():
 
 
 def test_what_is_not_finite_is_named():
-    broken = drawer(denoise=lambda params, x, t, labels=None: x * jnp.nan)
+    broken = drawer(denoise=lambda params, x, t, condition: x * jnp.nan)
     with pytest.raises(UserError, match="10 of 10 samples are not finite: the model has diverged"):
         embedding().samples(broken, 10)
     blind = make_space(see=lambda params, images: {"features": jnp.full((len(images), 6), jnp.inf)})

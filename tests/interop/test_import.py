@@ -12,6 +12,7 @@ import pytest
 import sct_jax
 from sct_jax import cards, models
 from sct_jax import config as config_lib
+from sct_jax.diffusion.condition import Condition
 from sct_jax.errors import UserError
 from sct_jax.evaluation.offline import with_data
 from sct_jax.interop import allowed, import_model, import_to, names, read
@@ -62,7 +63,7 @@ def test_an_imported_network_predicts_what_the_original_predicts(file, tmp_path)
     shift = ("sigma_min", 0.003) if file == "ect.pkl" else (config.model.boundary, config.model.sigma_min)
     assert (sampled.boundary, sampled.sigma_min) == shift
     denoise = jax.jit(models.build(sampled, spec).denoise, compiler_options=FAST_COMPILE)
-    output = denoise(params, *(arrays.get(name) for name in ("x", "t", "labels", "augment_labels")))
+    output = denoise(params, arrays["x"], arrays["t"], Condition(*map(arrays.get, ("labels", "augment_labels"))))
     assert largest_error(output, arrays["output"]) < 1e-4
 
 

@@ -9,6 +9,7 @@ from flax import nnx
 from sct_jax import config as config_lib
 from sct_jax import models
 from sct_jax.data import DataSpec
+from sct_jax.diffusion.condition import Condition
 from sct_jax.errors import UserError
 from sct_jax.models.edm2 import EDM2, EDM2Block
 
@@ -27,8 +28,10 @@ def settings(**fields):
 
 
 def compiled(**fields):
+    """The network, and its denoiser as a function of ``(params, x, t, labels)``."""
     network = models.build(settings(**fields), SPEC)
-    return network, jax.jit(network.denoise, compiler_options=FAST_COMPILE)
+    denoise = jax.jit(network.denoise, compiler_options=FAST_COMPILE)
+    return network, lambda params, x, t, labels, **options: denoise(params, x, t, Condition(labels), **options)
 
 
 def gains(params):

@@ -9,6 +9,7 @@ from sct_jax import config as config_lib
 from sct_jax import models
 from sct_jax.data import DataSpec
 from sct_jax.diffusion import process
+from sct_jax.diffusion.condition import Condition
 from sct_jax.errors import UserError
 from sct_jax.objectives import bootstrap, consistency
 from sct_jax.objectives.table import ROWS
@@ -61,8 +62,8 @@ def both_forms(network):
         r = t * (1 - gap)
         x_t = process.add_noise(images, noise, t)
         x_r = process.euler_step(x_t, estimate, t, r)
-        at = lambda x, t: network.denoise(params, x, t, labels, dropout_key=key)  # noqa: E731
-        forward = lambda x, t: network.forward(params, x, t, labels, dropout_key=key)  # noqa: E731
+        at = lambda x, t: network.denoise(params, x, t, Condition(labels), dropout_key=key)  # noqa: E731
+        forward = lambda x, t: network.forward(params, x, t, Condition(labels), dropout_key=key)  # noqa: E731
         prediction, every = at(x_t, t), jnp.ones(COUNT, bool)
         derived = bootstrap.by_derivative(forward, x_t, estimate, x_r, t, r, prediction, every)
         return prediction - at(x_r, r), prediction - derived
@@ -105,7 +106,7 @@ def test_the_route_of_forward_mode_has_the_same_values():
     for name, dtype in (("ddpmpp", "bfloat16"), ("edm2", "bfloat16"), ("film_mlp", "bfloat16"), ("ddpmpp", "float32")):
         network = make_network(name, dtype)
         params, (images, noise, _) = random_params(network), states()
-        arguments = (params, images + noise, jnp.full(COUNT, 1.0), jnp.arange(COUNT))
+        arguments = (params, images + noise, jnp.full(COUNT, 1.0), Condition(jnp.arange(COUNT)))
         found, wanted = jax.jit(network.forward)(*arguments), jax.jit(network.denoise)(*arguments)
         np.testing.assert_allclose(found, wanted, atol=1e-5)
 
@@ -144,7 +145,7 @@ def config_for(difference, dtype="float32", method="sct", **objective):
     return config
 
 
-def smooth(params, x, t, labels=None, augment_labels=None, dropout_key=None):
+def smooth(params, x, t, condition=None, dropout_key=None):
     t = process.per_image(t, x)
     return params * jnp.tanh(x) / (1 + t**2) + 0.1 * jnp.sin(3 * x) * t / (1 + t)
 

@@ -35,7 +35,7 @@ def build(config, denoiser=None):
     return objective._replace(draw=jax.jit(objective.draw), loss=jax.jit(objective.loss))
 
 
-def denoise(params, x, t, labels=None, augment_labels=None, dropout_key=None):
+def denoise(params, x, t, condition=None, dropout_key=None):
     return params * network(x, t)
 
 
@@ -141,8 +141,8 @@ def test_terminal_states_use_x_r_itself():
 def test_both_passes_get_the_same_dropout_key_and_labels():
     seen = []
 
-    def spy(params, x, t, labels=None, augment_labels=None, dropout_key=None):
-        seen.append((dropout_key, labels))
+    def spy(params, x, t, condition=None, dropout_key=None):
+        seen.append((dropout_key, condition.labels))
         return x
 
     images, labels = batch(3)
@@ -196,7 +196,7 @@ def test_a_phased_model_compares_predictions_of_the_clean_image():
     assert jnp.array_equal(metrics["terminal"] == 1, draws["r"] == draws["s"])
 
 
-def gaussian_teacher(params, x, t, labels=None, augment_labels=None, dropout_key=None):
+def gaussian_teacher(params, x, t, condition=None, dropout_key=None):
     return x * params / (params + process.per_image(t, x) ** 2)
 
 
@@ -207,7 +207,7 @@ def test_a_teacher_steps_along_the_exact_flow(transition, order):
     teacher = objectives.Teacher(gaussian_teacher, variance)
     seen = {}
 
-    def spy(params, x, t, labels=None, augment_labels=None, dropout_key=None):
+    def spy(params, x, t, condition=None, dropout_key=None):
         seen[len(seen)] = (x, t)
         return x
 

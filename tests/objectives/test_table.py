@@ -89,7 +89,7 @@ def test_a_row_leaves_nothing_of_the_row_before(name):
 # Identities.
 
 
-def gaussian_denoiser(params, x, t, labels=None, augment_labels=None, dropout_key=None):
+def gaussian_denoiser(params, x, t, condition=None, dropout_key=None):
     """The exact posterior mean for data N(0, VARIANCE)."""
     return x * VARIANCE / (VARIANCE + process.per_image(t, x) ** 2)
 

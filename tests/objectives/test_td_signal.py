@@ -10,12 +10,12 @@ from sct_jax.objectives import bootstrap, td_signal
 from sct_jax.objectives.table import ROWS
 
 
-def exact(params, x, t, labels=None, augment_labels=None, dropout_key=None):
+def exact(params, x, t, condition=None, dropout_key=None):
     t = process.per_image(t, x)
     return params * jnp.tanh(x) / (1 + t**2) + 0.1 * jnp.sin(3 * x) * t / (1 + t)
 
 
-def rounded(params, x, t, labels=None, augment_labels=None, dropout_key=None):
+def rounded(params, x, t, condition=None, dropout_key=None):
     """Its value in bfloat16; the derivative of rounding is 1, as it is in a network's forward mode."""
     value = exact(params, x, t)
     return value + jax.lax.stop_gradient(value.astype(jnp.bfloat16).astype(jnp.float32) - value)

@@ -25,7 +25,7 @@ DISTANCES = {"l1": "l1", "l2": "squared_l2"}
 def preconditioned(boundary):
     """The denoiser over the raw network that the golden numbers were made with."""
 
-    def denoise(params, x, t, labels=None, augment_labels=None, dropout_key=None):
+    def denoise(params, x, t, condition=None, dropout_key=None):
         c_skip, c_out, c_in, c_noise = (
             process.per_image(c, x) for c in precondition.coefficients(t, 0.5, boundary, BOUNDS[0])
         )

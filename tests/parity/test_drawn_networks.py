@@ -18,6 +18,7 @@ from drawn_weights import draw
 from sct_jax import models
 from sct_jax.config import default_config
 from sct_jax.data import DataSpec
+from sct_jax.diffusion.condition import Condition
 from sct_jax.interop import edm_names, names, openai_names
 
 GOLDEN = Path(os.environ.get("SCT_JAX_GOLDEN", Path(__file__).parent / "golden"))
@@ -66,7 +67,7 @@ def test_the_originals_state_dict_comes_in_and_goes_out_as_it_was(case):
 
 
 def test_denoisers_match(case):
-    inputs = [case.arrays.get(name) for name in ("x", "t", "labels", "augment_labels")]
+    inputs = case.arrays["x"], case.arrays["t"], Condition(*map(case.arrays.get, ("labels", "augment_labels")))
     ours = np.asarray(jax.jit(case.network.denoise, compiler_options=FAST_COMPILE)(case.params(), *inputs))
     theirs, axes = case.arrays["output"], (1, 2, 3)
     difference, scale = np.abs(ours - theirs).max(axes), np.abs(theirs).max(axes)

@@ -15,6 +15,7 @@ import pytest
 from sct_jax import config as config_lib
 from sct_jax import models, objectives
 from sct_jax.data import DataSpec
+from sct_jax.diffusion.condition import Condition
 from sct_jax.interop import edm2_names, names
 from sct_jax.objectives.table import ROWS
 from sct_jax.training import optimizer
@@ -85,7 +86,8 @@ def test_outputs_match(case):
     x, t, labels = case.arrays["x"], case.arrays["t"], case.labels("labels")
     network = case.network
     both = jax.jit(
-        lambda p: (network.denoise(p, x, t, labels), network.uncertainty(p, t)), compiler_options=FAST_COMPILE
+        lambda p: (network.denoise(p, x, t, Condition(labels)), network.uncertainty(p, t)),
+        compiler_options=FAST_COMPILE,
     )
     output, log_variance = both(case.params)
     assert largest_error(output, case.arrays["output"]) < 1e-5

@@ -73,7 +73,7 @@ def test_the_loss_is_the_papers():
     def network(x, t):
         return np.tanh(x) / (1 + t**2) + 0.1 * np.sin(3 * x)
 
-    def denoise(params, x, t, labels=None, augment_labels=None, dropout_key=None):
+    def denoise(params, x, t, condition=None, dropout_key=None):
         t = process.per_image(t, x)
         return jnp.tanh(x) / (1 + t**2) + 0.1 * jnp.sin(3 * x)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sct_jax import config as config_lib
+from sct_jax.diffusion.condition import NO_CONDITION, Condition
 from sct_jax.diffusion.process import per_image
 from sct_jax.sampling import generate
 from sct_jax.sampling.guidance import Guide, guide, guided_denoise, stack
@@ -23,14 +24,15 @@ class Spy:
     def __init__(self):
         self.batches = []
 
-    def __call__(self, params, x, t, labels=None):
+    def __call__(self, params, x, t, condition=NO_CONDITION):
         self.batches.append(x.shape[0])
+        labels = condition.labels
         shift = params["shift"] if labels is None else 0.3 * per_image(labels + 1, x) + params["shift"]
         return jnp.tanh(params["scale"] * x / (1 + per_image(t, x)) + shift)
 
 
 def separately(omega, good=GOOD, bad=BAD, labels=LABELS, bad_labels=LABELS):
-    predictions = [Spy()(params, X, TIMES, c) for params, c in ((good, labels), (bad, bad_labels))]
+    predictions = [Spy()(params, X, TIMES, Condition(c)) for params, c in ((good, labels), (bad, bad_labels))]
     return (1 + omega) * np.asarray(predictions[0]) - omega * np.asarray(predictions[1])
 
 
@@ -46,29 +48,29 @@ def test_the_guide_is_linear_and_nothing_at_zero():
 @pytest.mark.parametrize("omega", [0.0, 0.7, 2.0])
 def test_without_labels_in_one_call_of_twice_the_batch(omega):
     spy = Spy()
-    guided = guided_denoise(spy, omega, unconditional=True)(GOOD, X, TIMES, LABELS)
+    guided = guided_denoise(spy, omega, unconditional=True)(GOOD, X, TIMES, Condition(LABELS))
     assert spy.batches == [12]
     none = jnp.full_like(LABELS, -1)
     np.testing.assert_allclose(guided, separately(omega, bad=GOOD, bad_labels=none), atol=1e-6)
     if not omega:
-        assert jnp.array_equal(guided, Spy()(GOOD, X, TIMES, LABELS))
+        assert jnp.array_equal(guided, Spy()(GOOD, X, TIMES, Condition(LABELS)))
 
 
 @pytest.mark.parametrize("omega", [0.0, 0.7, 2.0])
 @pytest.mark.parametrize("labels", [None, LABELS], ids=["unconditional", "conditional"])
 def test_two_versions_in_one_mapped_call(omega, labels):
     spy = Spy()
-    guided = guided_denoise(spy, omega)(stack(GOOD, BAD), X, TIMES, labels)
+    guided = guided_denoise(spy, omega)(stack(GOOD, BAD), X, TIMES, Condition(labels))
     assert spy.batches == [6]  # traced once, mapped over both
     np.testing.assert_allclose(guided, separately(omega, labels=labels, bad_labels=labels), atol=1e-6)
     if not omega:
-        assert jnp.array_equal(guided, Spy()(GOOD, X, TIMES, labels))
+        assert jnp.array_equal(guided, Spy()(GOOD, X, TIMES, Condition(labels)))
 
 
 def test_two_versions_run_as_one_batched_product():
     """In the compiled program the two networks are one matrix product, not two."""
 
-    def linear(params, x, t, labels=None):
+    def linear(params, x, t, condition):
         return (x.reshape(len(x), -1) @ params).reshape(x.shape)
 
     weights = jax.random.normal(jax.random.key(1), (2, 16, 16))
@@ -78,17 +80,17 @@ def test_two_versions_run_as_one_batched_product():
 
 def test_another_network_guides_by_a_call_of_its_own():
     spy, other = Spy(), Spy()
-    guided = guided_denoise(spy, 0.7, bad_denoise=lambda params, x, t, labels: 2 * other(params, x, t, labels))
-    result = guided((GOOD, BAD), X, TIMES, LABELS)
+    guided = guided_denoise(spy, 0.7, bad_denoise=lambda *given: 2 * other(*given))
+    result = guided((GOOD, BAD), X, TIMES, Condition(LABELS))
     assert (spy.batches, other.batches) == ([6], [6])
-    good, bad = Spy()(GOOD, X, TIMES, LABELS), Spy()(BAD, X, TIMES, LABELS)
+    good, bad = (Spy()(params, X, TIMES, Condition(LABELS)) for params in (GOOD, BAD))
     np.testing.assert_allclose(result, 1.7 * good - 1.4 * bad, atol=1e-6)
 
 
 def test_guiding_multiplies_densities():
     """For Gaussians the guided prediction is the one whose score is that of ``p_good^{1+ω} / p_bad^ω``."""
 
-    def gaussian(variance, x, t, labels=None):
+    def gaussian(variance, x, t, condition):
         return x * per_image(variance / (variance + t**2), x)
 
     omega, good, bad = 0.6, 0.25, 0.4

@@ -22,7 +22,7 @@ def h(t):
     return np.sqrt(STD**2 + np.square(t, dtype=np.float64))
 
 
-def exact(x, t):
+def exact(x, t, s=None):
     """The consistency function: the end of the trajectory through ``(x, t)``."""
     return x * STD / jnp.sqrt(STD**2 + per_image(t, x) ** 2)
 
@@ -30,7 +30,7 @@ def exact(x, t):
 def exact_phased(edges):
     """``g`` of the phased model that maps ``(x, t)`` to its trajectory at the edge below ``t``."""
 
-    def g(x, t):
+    def g(x, t, to=None):
         s = phase_start(t, edges)
         ratio = jnp.sqrt((STD**2 + s**2) / (STD**2 + t**2))
         return x * per_image((ratio - s / t) / (1 - s / t), x)
@@ -74,7 +74,7 @@ def test_where_trajectories_are_straight_any_times_are_exact():
     """All mass in one point: ``x(t) = c + t ε``, and the model says ``c``; on the way the noise is kept as it is."""
     seen = []
 
-    def point(x, t):
+    def point(x, t, s=None):
         seen.append((x - 0.3) / per_image(t, x))
         return jnp.full_like(x, 0.3)
 
@@ -125,7 +125,7 @@ def test_a_phased_model_is_evaluated_once_in_each_phase():
     edges, times = descending(4)
     seen = []
 
-    def spy(x, t):
+    def spy(x, t, s=None):
         seen.append(float(t[0]))
         return exact(x, t)
 
@@ -142,7 +142,7 @@ def generator(phases=4, eta=1.0, denoise=None, **objective):
     config.sampling.eta = eta
     edges = generate.phase_edges(config)
     g = denoise or exact_phased(edges)
-    return generate.Generator(lambda params, x, t, labels: params * g(x, t), SHAPE, config, clip=False)
+    return generate.Generator(lambda params, x, t, condition: params * g(x, t), SHAPE, config, clip=False)
 
 
 def test_the_generator_walks_the_edges_of_the_objective():

@@ -18,13 +18,13 @@ from sct_jax.training.mesh import make_mesh
 SHAPE = (4, 4, 1)
 
 
-def gaussian(x, t):
+def gaussian(x, t, s=None):
     return x * 0.25 / (0.25 + per_image(t, x) ** 2)
 
 
-def toy(params, x, t, labels=None):
+def toy(params, x, t, condition):
     """A denoiser that depends on image, time and label."""
-    shift = 0.0 if labels is None else 0.1 * per_image(labels, x)
+    shift = 0.0 if condition.labels is None else 0.1 * per_image(condition.labels, x)
     return jnp.tanh(params * x / (1 + per_image(t, x)) + shift)
 
 

@@ -93,9 +93,8 @@ def test_eight_devices_are_one():
 
 
 def test_the_network_is_told():
-    def denoise(params, x, t, labels, augment_labels=None, dropout_key=None):
-        assert augment_labels is not None
-        return x * 0.0 + augment_labels.sum(1)[:, None, None, None]
+    def denoise(params, x, t, condition, dropout_key=None):
+        return x * 0.0 + condition.augment_labels.sum(1)[:, None, None, None]
 
     objective = denoising.build(make_config(), denoise)
     images, labels = jnp.zeros((4, 2, 2, 1)), jnp.arange(36.0).reshape(4, 9)
