@@ -31,6 +31,7 @@ class MixtureEvaluator:
       kind: ``"consistency"``, ``"phased"`` or ``"diffusion"``, as :func:`sct_jax.sampling.generate.sampler_kind` says.
       conditional: whether the model is given the component.
       edges: of a model's phases, ascending, from 0.
+      lowest: the noise level from which the model answers; lower ones are left out of the error.
       queries: states at each noise level.
     """
 
@@ -42,13 +43,15 @@ class MixtureEvaluator:
         kind: str,
         conditional: bool,
         edges: Sequence[float] = oracle.WHOLE_PATH,
+        lowest: float = 0.0,
         queries: int = 128,
     ):
         self._mixture, self._shape, self._conditional = mixture, image_shape, conditional
         self._error = f"{TARGETS[kind]}_error"
+        times = tuple(t for t in oracle.TIMES if t >= lowest)
         self._queries = lru_cache(maxsize=8)(
             lambda seed: oracle.draw_queries(
-                mixture, num=queries, seed=seed, conditional=conditional, edges=edges, target=TARGETS[kind]
+                mixture, times, num=queries, seed=seed, conditional=conditional, edges=edges, target=TARGETS[kind]
             )
         )
 

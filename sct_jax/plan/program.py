@@ -12,6 +12,7 @@ from sct_jax import models, objectives
 from sct_jax.data import DataSpec
 from sct_jax.data.pipeline import is_resident
 from sct_jax.errors import UserError
+from sct_jax.objectives import divided
 from sct_jax.plan import operations
 from sct_jax.plan.topology import Topology
 from sct_jax.training import assembly, mesh
@@ -63,7 +64,7 @@ class Compiled:
 def trace(config: Any, spec: DataSpec, topology: Topology) -> Traced:
     """Traces the train step. Weights and teacher need not be there: their shapes follow from the config.
 
-    A teacher is taken to be a network of the same kind and size.
+    A teacher, and stage 1 of a divided target, are taken to be networks of the same kind and size.
 
     Raises:
       UserError: when mesh, batch and devices do not fit each other.
@@ -93,7 +94,8 @@ def _traced(config: Any, spec: DataSpec, topology: Topology) -> tuple[jax.shardi
     teacher = None
     if config.objective.transition.startswith("teacher"):
         teacher = objectives.Teacher(network.denoise, jax.eval_shape(network.init, jax.random.key(0)))
-    made = assembly.assemble(config, spec, device_mesh, teacher, network)
+    stage1 = jax.eval_shape(network.init, jax.random.key(0)) if divided.is_used(config.objective) else None
+    made = assembly.assemble(config, spec, device_mesh, teacher, network, stage1)
     state, batch = assembly.abstract_state(made), assembly.abstract_batch(made, spec)
     return device_mesh, state, batch, jax.jit(made.train_step, donate_argnums=0).trace(state, batch)
 

@@ -52,7 +52,7 @@ class Generator:
         clip: bool = True,
     ):
         self._denoise, self._shape, self._sampling, self._clip = denoise, image_shape, config.sampling, clip
-        self._kind, self._edges = sampler_kind(config), phase_edges(config)
+        self._kind, self._edges, self._lowest = sampler_kind(config), phase_edges(config), lowest_time(config)
         self._sharding = self._whole = None
         if device_mesh is not None:
             self._sharding = jax.sharding.NamedSharding(device_mesh, jax.sharding.PartitionSpec(device_mesh.axis_names))
@@ -74,7 +74,9 @@ class Generator:
             self._check_phases(levels, f"eta = {eta:g}")
             return levels
         if self._kind == "consistency":
-            return samplers.consistency_times(steps, config.mid_times, config.t_max)
+            levels = samplers.consistency_times(steps, config.mid_times, config.t_max)
+            self._check_lowest(levels, f"--steps {steps}")
+            return levels
         if steps == 1:  # a diffusion model used in one step: its mean, a blur; measured for comparison
             return (config.t_max,)
         return tuple(float(t) for t in karras_grid(steps, config.t_min, config.t_max, config.rho)[::-1])
@@ -229,7 +231,15 @@ class Generator:
             raise UserError(f"{given}: needs descending positive noise levels, such as 80,0.8")
         if self._kind == "phased":
             self._check_phases(levels, given)
+        self._check_lowest(levels, given)
         return levels
+
+    def _check_lowest(self, levels: tuple[float, ...], origin: str) -> None:
+        if levels[-1] < self._lowest:
+            raise UserError(
+                f"{origin} asks this model (TCM, stage 2) at noise level {levels[-1]:g}: below "
+                f"objective.dividing_time = {self._lowest:g} it is not trained; its stage 1 answers there"
+            )
 
     def _check_phases(self, levels: tuple[float, ...], origin: str) -> None:
         """An evaluation takes a phased model no further than the phase below its own: one in each is the least."""
@@ -271,6 +281,13 @@ def sampler_kind(config: Any) -> str:
     if config.objective.method in DENOISING:
         return "diffusion"
     return "phased" if config.objective.phases > 1 else "consistency"
+
+
+def lowest_time(config: Any) -> float:
+    """The noise level from which a model answers: 0, or the dividing time of a second stage."""
+    objective = config.objective
+    second = objective.method not in DENOISING and objective.bootstrap == "divided"
+    return objective.dividing_time if second else 0.0
 
 
 def phase_edges(config: Any) -> np.ndarray:

@@ -23,6 +23,7 @@ class Assembly(NamedTuple):
     objective: objectives.Objective
     device_mesh: Mesh
     train_step: step.TrainStep
+    stage1: Any = None
 
 
 def assemble(
@@ -31,23 +32,26 @@ def assemble(
     device_mesh: Mesh,
     teacher: objectives.Teacher | None = None,
     network: models.Network | None = None,
+    stage1: Any = None,
 ) -> Assembly:
     """Puts a validated config together for images of ``spec``; nothing is computed yet.
+
+    ``stage1`` are the parameters below the dividing time, for ``objective.bootstrap = "divided"``.
 
     Raises:
       UserError: when batch or images do not fit.
     """
     mesh.check_divides(device_mesh, config.batch_size, config.optimizer.accumulate)
     network = network or models.build(config.model, spec)
-    objective = _objective(config, network, teacher, device_mesh)
+    objective = _objective(config, network, teacher, device_mesh, stage1)
     train_step = step.make_train_step(config, objective, device_mesh, network.project)
-    return Assembly(config, network, teacher, objective, device_mesh, train_step)
+    return Assembly(config, network, teacher, objective, device_mesh, train_step, stage1)
 
 
 def _objective(
-    config: Any, network: models.Network, teacher: objectives.Teacher | None, device_mesh: Mesh
+    config: Any, network: models.Network, teacher: objectives.Teacher | None, device_mesh: Mesh, stage1: Any
 ) -> objectives.Objective:
-    return objectives.build(config, network.denoise, teacher, device_mesh, network.uncertainty, network.forward)
+    return objectives.build(config, network.denoise, teacher, device_mesh, network.uncertainty, network.forward, stage1)
 
 
 def state_shardings(made: Assembly, state: TrainState) -> TrainState:
@@ -70,16 +74,16 @@ def initial_state(made: Assembly, weights: Any = None) -> TrainState:
 
 
 def abstract_state(made: Assembly) -> TrainState:
-    """The shapes, types and shardings of the state, without making it; the teacher's may be shapes too."""
+    """The shapes, types and shardings of the state, without making it; those of teacher and stage 1 may be shapes too."""
 
-    def make(teacher_params: Any) -> TrainState:
+    def make(teacher_params: Any, stage1: Any) -> TrainState:
         params = made.network.init(step.room_key(made.config.seed, step.INIT))
         state = step.initial_state(made.config, params, made.network.project)
         teacher = made.teacher and made.teacher._replace(params=teacher_params)
-        objective = _objective(made.config, made.network, teacher, made.device_mesh)
+        objective = _objective(made.config, made.network, teacher, made.device_mesh, stage1)
         return replace(state, context=state.context | objective.start(state.params))
 
-    shapes = jax.eval_shape(make, made.teacher and made.teacher.params)
+    shapes = jax.eval_shape(make, made.teacher and made.teacher.params, made.stage1)
     return _with_shardings(shapes, state_shardings(made, shapes))
 
 
