@@ -44,7 +44,7 @@ def divided_times(objective: Any, t: Array) -> Array:
 
 
 def factors(objective: Any, count: int) -> Array:
-    """``[count]``, on the loss of each image: their mean is then the sum of two means, whatever parts it is taken in."""
+    """``[count]``, on the loss of each image: its mean is then the sum of two means, whatever parts it is taken in."""
     boundary = num_boundary(objective, count)
     if not boundary:
         return jnp.ones(count)

@@ -1,9 +1,9 @@
 """Generator-augmented flows (GC, arXiv 2406.09570): the model's own images in place of some of the data's.
 
-An average of the trained network, the generator, maps ``x_0 + r ε`` back to an image ``x̂ = f_EMA(x_0 + r ε, r)`` that is
-coupled with its noise ``ε`` better than ``x_0`` is. The pair of states is then ``x̂ + r ε`` and ``x̂ + t ε``, with the same
-noise. That happens to an image with probability ``objective.generated``; the others are those of CT. (The authors' code
-draws the generated ones with 1 minus its parameter, which is 1/2 in all they publish.)
+An average of the trained network, the generator, maps ``x_0 + r ε`` back to an image ``x̂ = f_EMA(x_0 + r ε, r)`` that
+is coupled with its noise ``ε`` better than ``x_0`` is. The pair of states is then ``x̂ + r ε`` and ``x̂ + t ε``, with the
+same noise. That happens to an image with probability ``objective.generated``; the others are those of CT. (The authors'
+code generates with 1 minus its parameter, which is 1/2 in all they publish.)
 
 The generator is not trained through, and has no dropout: the authors' is switched to inference by the evaluation before
 the first step, and their models have none.

@@ -28,8 +28,8 @@ CANDIDATES = 4096  # pairs drawn to find images at every octave that training me
 class Signal(NamedTuple):
     """Mean cosines by octave of the noise level, ``[len(OCTAVES)]``; ``share`` is that of an octave in training.
 
-    Octaves that training does not meet have share 0 and cosines that mean nothing. The shares sum to 1, or to 0 where no
-    image's target is the trained network's.
+    Octaves that training does not meet have share 0 and cosines that mean nothing. The shares sum to 1, or to 0 where
+    no image's target is the trained network's.
     """
 
     evaluated: Array

@@ -74,7 +74,7 @@ def initial_state(made: Assembly, weights: Any = None) -> TrainState:
 
 
 def abstract_state(made: Assembly) -> TrainState:
-    """The shapes, types and shardings of the state, without making it; those of teacher and stage 1 may be shapes too."""
+    """The shapes, types and shardings of the state, without making it; teacher and stage 1 may be shapes too."""
 
     def make(teacher_params: Any, stage1: Any) -> TrainState:
         params = made.network.init(step.room_key(made.config.seed, step.INIT))
