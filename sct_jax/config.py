@@ -323,6 +323,40 @@ def _check_objective(config: Config) -> None:
         )
     if objective.transition.startswith("teacher") and not objective.teacher:
         raise UserError("config.objective.teacher is empty: name the run of the diffusion model to distil")
+    if consistency and objective.transition == "generated" and objective.phases > 1:
+        raise UserError(
+            f"config.objective.transition = 'generated' needs objective.phases = 1, not {objective.phases}: a model "
+            "with phases makes no image in one step"
+        )
+    if consistency and (objective.method == "tcm" or objective.bootstrap == "divided"):
+        _check_divided(config)
+
+
+def _check_divided(config: Config) -> None:
+    objective, sampling = config.objective, config.sampling
+    t, wrong = objective.dividing_time, ""
+    if objective.bootstrap != "divided":
+        wrong = f"method = 'tcm' needs bootstrap = 'divided', not {objective.bootstrap!r}; take the row of the table"
+    elif objective.pair != "mapping" or not objective.times.startswith("truncated"):
+        wrong = (
+            "bootstrap = 'divided' needs pair = 'mapping' and times = 'truncated_student' or 'truncated_lognormal', "
+            f"not {objective.pair!r} and {objective.times!r}"
+        )
+    elif objective.phases > 1:
+        wrong = f"bootstrap = 'divided' needs phases = 1, not {objective.phases}"
+    elif not objective.t_min <= t < objective.t_max:
+        wrong = f"dividing_time = {t:g} must be from t_min = {objective.t_min:g} to below t_max = {objective.t_max:g}"
+    elif not objective.stage1:
+        wrong = "stage1 is empty: name the run of the consistency model that answers below dividing_time"
+    if wrong:
+        raise UserError(f"config.objective.{wrong}")
+    low = min((sampling.t_max, *sampling.mid_times))
+    if low < t:
+        name = "t_max" if low == sampling.t_max else "mid_times"
+        raise UserError(
+            f"config.sampling.{name} = {sampling[name]}: below objective.dividing_time = {t:g} stage 1 answers, not "
+            "this model; sample from there up"
+        )
 
 
 def _check_augmentation(config: Config) -> None:

@@ -65,7 +65,7 @@ class Model:
 
         Raises:
           ValueError: when the shapes do not fit the model, or it needs labels (class-conditional, and trained without
-            label dropout) and a row has none.
+            label dropout) and a row has none, or a noise level is below those that it answers at (TCM's stage 2).
         """
         return self._predict(x, t, labels)
 
@@ -99,6 +99,9 @@ class Model:
             raise ValueError(
                 f"denoise needs x [B, {', '.join(map(str, shape))}] and t [B], got {x.shape} and {t.shape}"
             )
+        lowest = generate.lowest_time(self.config)
+        if lowest and jnp.any(t < lowest):
+            raise ValueError(f"this model is a second stage: it answers at noise levels from {lowest:g} up, not {t}")
         if labels is not None:
             labels = jnp.asarray(labels, jnp.int32)
             if labels.shape != t.shape or jnp.any((labels < -1) | (labels >= max(self.spec.num_classes, 1))):

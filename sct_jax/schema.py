@@ -120,8 +120,8 @@ SCHEMA: dict[str, Field] = {
     # Objective. The rows of sct_jax/objectives/table.py set these together.
     "objective.method": Field(
         "sct",
-        "edm, stf: denoising; ct, cd, ict, ect, sct: consistency",
-        choices=(*DENOISING, "ct", "cd", "ict", "ect", "sct"),
+        "edm, stf: denoising; ct, cd, ict, ect, sct, tcm1, tcm (stage 2), gc: consistency",
+        choices=(*DENOISING, "ct", "cd", "ict", "ect", "sct", "tcm1", "tcm", "gc"),
     ),
     "objective.pair": Field(
         "mapping", "t and r: r mapped from t, or neighbours of a grid", choices=("mapping", "grid")
@@ -132,7 +132,8 @@ SCHEMA: dict[str, Field] = {
         choices=("lognormal", "truncated_lognormal", "truncated_student", "uniform"),
     ),
     "objective.time_mean": Field(-1.1, "mean of ln t"),
-    "objective.time_std": Field(2.0, "standard deviation of ln t", above=0),
+    "objective.time_std": Field(2.0, "standard deviation of ln t (truncated_student: its scale)", above=0),
+    "objective.time_freedom": Field(0.01, "truncated_student: degrees of freedom", above=0),
     "objective.t_min": Field(0.002, "smallest t of grids and truncated times, of phases too", above=0),
     "objective.t_max": Field(80.0, "largest t of grids and truncated times; the last edge of phases", above=0),
     "objective.rho": Field(7.0, "curvature of the grid and of the phases' edges", above=0),
@@ -145,13 +146,27 @@ SCHEMA: dict[str, Field] = {
     "objective.s_1": Field(1280, "intervals of the grid at last", low=2),
     "objective.transition": Field(
         "posterior_mean",
-        "clean image in the Euler step: the sample, its posterior mean, or a teacher's prediction (euler, heun)",
-        choices=("sample", "posterior_mean", "teacher_euler", "teacher_heun"),
+        "clean image in the Euler step: the sample, its posterior mean, a teacher's prediction (euler, heun), or "
+        "generated, the sample or an image of the model itself (GC)",
+        choices=("sample", "posterior_mean", "teacher_euler", "teacher_heun", "generated"),
     ),
     "objective.teacher": Field("", "run or checkpoint of the diffusion model that the teacher transitions use"),
-    "objective.bootstrap": Field(
-        "online", "network of the target: the trained one or its EMA", choices=("online", "ema")
+    "objective.generated": Field(0.5, "transition='generated': share of images that the model makes", low=0, high=1),
+    "objective.generator_decay": Field(
+        0.9999, "transition='generated': decay of the EMA that makes them", low=0, high=0.999999
     ),
+    "objective.generator_every": Field(5, "transition='generated': steps between two updates of that EMA", low=1),
+    "objective.bootstrap": Field(
+        "online",
+        "network of the target: the trained one, its EMA, or divided: below dividing_time stage 1's (TCM, stage 2)",
+        choices=("online", "ema", "divided"),
+    ),
+    "objective.stage1": Field("", "run or checkpoint of the consistency model that bootstrap='divided' uses"),
+    "objective.dividing_time": Field(
+        1.0, "bootstrap='divided': noise level t' from which the trained network answers, and trains", above=0
+    ),
+    "objective.boundary_share": Field(0.25, "bootstrap='divided': share of a batch moved to t'", low=0, high=0.99),
+    "objective.boundary_weight": Field(0.1, "bootstrap='divided': weight of their mean loss", low=0),
     "objective.target_decay": Field(0.9, "decay of bootstrap='ema' (0: none)", low=0, high=0.999999),
     "objective.target_decay_adaptive": Field(False, "raise it as the grid grows: exp(s_0 ln(decay) / intervals)"),
     "objective.difference": Field(
@@ -166,10 +181,16 @@ SCHEMA: dict[str, Field] = {
         choices=("staged", "smooth", "smooth_matched"),
     ),
     "objective.stage_steps": Field(25_000, "steps in which t - r shrinks by q; 0: never", low=0),
+    "objective.first_stage": Field(0, "stage at step 0 (a run that goes on from another's)", low=0, high=60),
     "objective.q": Field(2.0, "base of the schedule: t - r is t n(t) / q^(stage + 1)", above=1),
     "objective.k": Field(8.0, "n(t) = 1 + k sigmoid(-b t)", low=0),
     "objective.b": Field(1.0, "n(t) = 1 + k sigmoid(-b t)", low=0),
-    "objective.ratio_limit": Field(0.999, "largest r / t; 1: none (ECT)", above=0, high=1),
+    "objective.ratio_limit": Field(0.999, "largest r / t, or what ratio_limit_of says; 1: none (ECT)", above=0, high=1),
+    "objective.ratio_limit_of": Field(
+        "pair",
+        "what ratio_limit bounds: r / t; or schedule: 1 - 1 / q^(stage + 1), which n(t) then widens (TCM)",
+        choices=("pair", "schedule"),
+    ),
     "objective.phases": Field(
         1, "segments of the ODE path, each mapped to its start; 1: the plain model", low=1, high=8
     ),
@@ -214,11 +235,11 @@ SCHEMA: dict[str, Field] = {
         128, "auto: MiB of rows that a process may send a step; the size of its bank follows", low=0
     ),
     # Optimizer.
-    "optimizer.name": Field("radam", "update rule", choices=("adam", "radam")),
+    "optimizer.name": Field("radam", "update rule (lion: published with b2 = 0.99)", choices=("adam", "radam", "lion")),
     "optimizer.lr": Field(1e-4, "learning rate", above=0),
     "optimizer.b1": Field(0.9, "decay of the first moment", low=0, high=0.99999),
     "optimizer.b2": Field(0.999, "decay of the second moment", low=0, high=0.9999999),
-    "optimizer.eps": Field(1e-8, "guard of the division", above=0),
+    "optimizer.eps": Field(1e-8, "guard of the division (lion has none)", above=0),
     "optimizer.clip_norm": Field(0.0, "clip the gradient's global norm; 0: do not", low=0),
     "optimizer.ramp_steps": Field(0, "linear warm-up of the learning rate", low=0),
     "optimizer.decay": Field(

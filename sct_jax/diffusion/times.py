@@ -73,17 +73,34 @@ def stage(step: Array, stage_steps: int, schedule: str) -> Array:
     return stages if schedule == "smooth" else jnp.maximum(stages - 0.5, 0.0)
 
 
-def map_to_r(t: Array, s: Array, q: float = 2.0, k: float = 8.0, b: float = 1.0, ratio_limit: float = 0.999) -> Array:
+def map_to_r(
+    t: Array,
+    s: Array,
+    q: float = 2.0,
+    k: float = 8.0,
+    b: float = 1.0,
+    ratio_limit: float = 0.999,
+    limit_of: str = "pair",
+) -> Array:
     """The earlier time of the pair: ``r = max(0, t (1 − n(t)/q^{s+1}))``, ``n(t) = 1 + k·sigmoid(−b t)``.
 
     ECT (arXiv 2406.14548, eq. 17). ``r/t`` is capped at ``ratio_limit`` so that the weight ``1/(t − r)`` and the
     rounding of ``t − r`` stay bounded; 1 means no cap (ECT). Then too ``r < t``: the ratio stays below 1 by a float32.
+    With ``limit_of = "schedule"`` the cap is on ``1 − 1/q^{s+1}``, as in TCM's code: the gap then ends at
+    ``(1 − ratio_limit) n(t) t``, wider at small ``t``.
 
     Args:
       t: noise levels ``[B]``.
       s: the stage, a scalar, see :func:`stage`.
+
+    Raises:
+      ValueError: for an unknown ``limit_of``.
     """
+    if limit_of not in ("pair", "schedule"):
+        raise ValueError(f"limit_of must be 'pair' or 'schedule', got {limit_of!r}")
     decay = jnp.power(jnp.asarray(q, jnp.float32), -(s + 1.0))
+    if limit_of == "schedule":
+        decay, ratio_limit = jnp.maximum(decay, 1.0 - ratio_limit), 1.0
     ratio = 1.0 - decay * (1.0 + k * jax.nn.sigmoid(-b * t))
     return t * jnp.clip(ratio, 0.0, min(ratio_limit, BELOW_ONE))
 

@@ -37,6 +37,7 @@ class MixtureEvaluator:
       kind: as :func:`sct_jax.sampling.generate.sampler_kind` says.
       conditional: whether the model is given the component.
       edges: of a model's phases, ascending, from 0.
+      lowest: the noise level from which the model answers; lower ones are left out of the error.
       queries: states at each noise level.
     """
 
@@ -48,13 +49,15 @@ class MixtureEvaluator:
         kind: str,
         conditional: bool,
         edges: Sequence[float] = oracle.WHOLE_PATH,
+        lowest: float = 0.0,
         queries: int = 128,
     ):
         self._mixture, self._shape, self._conditional = mixture, image_shape, conditional
         self._errors = tuple(f"{target}_error" for target in TARGETS[kind])
+        times = tuple(t for t in oracle.TIMES if t >= lowest)
         self._queries = lru_cache(maxsize=8)(
             lambda seed, target: oracle.draw_queries(
-                mixture, num=queries, seed=seed, conditional=conditional, edges=edges, target=target
+                mixture, times, num=queries, seed=seed, conditional=conditional, edges=edges, target=target
             )
         )
 

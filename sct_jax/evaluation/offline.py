@@ -15,7 +15,7 @@ from sct_jax.data.tfds_source import INFO_FILE
 from sct_jax.errors import UserError
 from sct_jax.evaluation.metrics import Evaluator
 from sct_jax.evaluation.mixtures import MixtureEvaluator
-from sct_jax.sampling.generate import phase_edges, sampler_kind, to_uint8
+from sct_jax.sampling.generate import lowest_time, phase_edges, sampler_kind, to_uint8
 
 
 def make_evaluator(
@@ -33,6 +33,7 @@ def make_evaluator(
             kind=sampler_kind(config),
             conditional=config.model.conditional,
             edges=phase_edges(config),
+            lowest=lowest_time(config),
             queries=queries,
         )
     if data.held_out_split:

@@ -15,6 +15,7 @@ from sct_jax.evaluation.line_search import MARGIN, Times
 from sct_jax.evaluation.meter import Meter
 from sct_jax.evaluation.provenance import provenance
 from sct_jax.model import load
+from sct_jax.sampling.generate import lowest_time
 from sct_jax.scores import more_is_better
 
 RANGE = (0.02, 20.0)  # noise levels in which the intermediate times are looked for
@@ -71,6 +72,7 @@ def search_times(
     if steps < 2:
         raise UserError(f"--steps {steps}: one step has no time to choose; use 2 or more")
     start = model.times(steps)
+    low = max(low, lowest_time(model.config))
     _check_range(low, min(high, start[0]), steps, tolerance, tries)
     options = {"noise": noise, "guide": guide, "omega": omega, "batch_size": batch_size}
     meter = Meter(

@@ -12,6 +12,7 @@ from sct_jax.interop.allowed import quoted
 from sct_jax.schema import SCHEMA
 
 ROOMS = ("model", "objective", "sampling")
+PLACES = ("teacher", "stage1")  # fields of the objective that say where other models lie
 SIGNS = ("names", *ROOMS, "spec")
 LONGEST_TEXT, LONGEST_TUPLE, LONGEST_WORD = 1 << 20, 64, 100
 _LARGEST = {"image_size": 1 << 14, "channels": 1 << 14, "num_classes": 1 << 20, "num_examples": 1 << 48}
@@ -33,10 +34,11 @@ class Description(NamedTuple):
 
 
 def describe(config: config_lib.Config, spec: DataSpec) -> dict[str, Any]:
-    """The entries of the metadata, in JSON types; where a teacher lies is nobody's concern."""
+    """The entries of the metadata, in JSON types; where teacher and stage 1 lie is nobody's concern."""
     values = config_lib.to_dict(config)
     rooms = {room: dict(values[room]) for room in ROOMS}
-    rooms["objective"].pop("teacher")
+    for name in PLACES:
+        rooms["objective"].pop(name)
     return rooms | {"spec": asdict(spec)}
 
 
@@ -56,6 +58,8 @@ def read(metadata: Mapping[str, str]) -> Description | None:
     rooms = {room: _room(room, _object(room, metadata[room])) for room in ROOMS}
     if str(rooms["objective"].get("transition", "")).startswith("teacher"):
         rooms["objective"]["teacher"] = "unknown"
+    if rooms["objective"].get("bootstrap") == "divided":
+        rooms["objective"]["stage1"] = "unknown"
     return Description(rooms, _spec(_object("spec", metadata["spec"])), metadata["names"] == "sct_jax")
 
 
@@ -72,7 +76,7 @@ def _object(entry: str, text: str) -> dict[str, Any]:
 def _room(room: str, values: dict[str, Any]) -> dict[str, Any]:
     fields = {}
     for name, value in values.items():
-        if f"{room}.{name}" not in SCHEMA or (room, name) == ("objective", "teacher"):
+        if f"{room}.{name}" not in SCHEMA or (room == "objective" and name in PLACES):
             raise UserError(f"the file's metadata name {quoted(f'{room}.{name}')}, which is no field of a config here")
         parts = value if type(value) is list else [value]
         if len(parts) > LONGEST_TUPLE or not all(_is_scalar(part) for part in parts):

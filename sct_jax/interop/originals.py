@@ -34,6 +34,7 @@ _EDM_DROPOUT = 0.10  # of EDM's networks, unless they were made with another; al
 _FIXED = {"emb_norm": False, "learnable_scale": False, "clip_act": 256, "decoder_type": "standard"}
 # Second noise levels of two-step sampling that the authors publish: ECT (CIFAR-10; ImageNet-64), CM (ImageNet-64).
 _MID_TIMES = {"ect": 0.821, "sct": 0.821, "ict": 0.821, "ct": 1.91, "cd": 1.38}
+_MID_TIMES |= {"tcm1": 0.821, "tcm": 1.0, "gc": 0.821}  # tcm: FastGen's; its authors' 0.821 is stage 1's
 _MID_TIME_EDM2 = 1.526
 _TCM_RATIO_LIMIT = (0.999, 1 - 1 / 256)  # on CIFAR-10, on ImageNet-64
 _ECT_SIGMA_MIN = 0.003  # the shift with which ECT evaluates CIFAR-10
@@ -141,9 +142,11 @@ def _preconditioning(module: Inert | None, family: str, method: str, notes: list
         notes.append("sigma_data is not in the file: taken as 0.5")
     if family == "openai" and method != "edm":
         return fields | {"boundary": "sigma_min", "sigma_min": 0.002}
-    if module is None and method in ("ct", "cd", "ict"):
+    if module is None and method in ("ct", "cd", "ict", "gc"):
         notes.append(f"boundary is not in the file: taken as 'sigma_min' at 0.002, with which {method} trains")
         return fields | {"boundary": "sigma_min", "sigma_min": 0.002}
+    if module is None and method in ("tcm1", "tcm"):
+        notes.append("boundary is not in the file: taken as 'zero', with which TCM trains and samples")
     return fields
 
 
@@ -175,6 +178,8 @@ def _objective(method: str, loss: Any, notes: list[str]) -> dict[str, Any]:
     fields = dict(ROWS[method])
     if fields.get("transition", "").startswith("teacher"):
         fields["teacher"] = "unknown"
+    if fields.get("bootstrap") == "divided":
+        fields["stage1"] = "unknown"
     if type(loss) is not Inert or class_name(loss) not in LOSSES:
         return fields
     names = {"P_mean": "time_mean", "P_std": "time_std"}
@@ -191,7 +196,7 @@ def _objective(method: str, loss: Any, notes: list[str]) -> dict[str, Any]:
 def _sampling(method: str, family: str, image_size: int) -> dict[str, Any]:
     if method in DENOISING:
         return {"steps": (18,) if image_size <= 32 else (32,)}
-    late = family == "edm2" and method in ("ect", "sct", "ict")
+    late = family == "edm2" and method in ("ect", "sct", "ict", "tcm1", "tcm", "gc")
     return {"mid_times": (_MID_TIME_EDM2 if late else _MID_TIMES[method],)}
 
 

@@ -54,13 +54,15 @@ def build(
     uncertainty: Callable[[Any, Array], Array] | None = None,
     forward: Callable[..., Array] | None = None,
     perceptual: Perceptual | None = None,
+    stage1: Any = None,
 ) -> Objective:
     """The objective that ``config.objective`` and ``config.reference`` describe, over a pure denoiser.
 
     ``teacher`` is what the transitions ``teacher_euler`` and ``teacher_heun`` need; ``device_mesh`` is the mesh that
     the rows of ``reference.source = "dataset"`` are split over; ``uncertainty`` is the network's head for
     ``objective.uncertainty``; ``forward`` is ``denoise`` by operations that ``jax.jvp`` accepts (``models.Network``),
-    None where ``denoise`` itself will do; ``perceptual`` is what ``objective.distance = "lpips"`` needs.
+    None where ``denoise`` itself will do; ``perceptual`` is what ``objective.distance = "lpips"`` needs; ``stage1`` are
+    the parameters, of the same network, that a divided target takes below ``objective.dividing_time``.
 
     Raises:
       UserError: when the network has an input that the method never trains, or lacks the head it trains.
@@ -76,7 +78,7 @@ def build(
 
     if config.objective.method in DENOISING:
         return denoising.build(config, denoise, device_mesh, uncertainty)
-    return consistency.build(config, denoise, teacher, device_mesh, forward, perceptual)
+    return consistency.build(config, denoise, teacher, device_mesh, forward, perceptual, stage1)
 
 
 def masks_classes(config: Any) -> bool:

@@ -35,13 +35,14 @@ def form(config: Any) -> str:
     """``evaluated``, ``tangent`` or ``mixed``: what ``objective.difference`` comes to for ``model.compute_dtype``.
 
     ``auto`` is ``mixed`` where activations are rounded to fewer than float32's bits, else ``evaluated``. With another
-    network in the target than the trained one (``objective.bootstrap = "ema"``) there is no derivative to take.
+    network in the target than the trained one (``objective.bootstrap = "ema"``) there is no derivative to take; of a
+    divided target it is that of the images whose ``r`` is the trained network's.
     """
     objective = config.objective
     if objective.difference != "auto":
         return objective.difference
     rounded = config.model.compute_dtype in LOW_PRECISION
-    return "mixed" if rounded and objective.bootstrap == "online" else "evaluated"
+    return "mixed" if rounded and objective.bootstrap != "ema" else "evaluated"
 
 
 def undecided() -> Array:

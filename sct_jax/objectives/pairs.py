@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from sct_jax.diffusion import times
-from sct_jax.objectives import Array
+from sct_jax.objectives import Array, divided
 
 # draw(key, count, step) -> (t, r), each [count]
 DrawPair = Callable[[Array, int, Array], tuple[Array, Array]]
@@ -20,19 +20,29 @@ def build(objective: Any, total_steps: int) -> DrawPair:
 
     def draw(key: Array, count: int, step: Array) -> tuple[Array, Array]:
         t = draw_t(key, (count,))
-        s = times.stage(step, objective.stage_steps, objective.schedule)
-        return t, times.map_to_r(t, s, objective.q, objective.k, objective.b, objective.ratio_limit)
+        if divided.is_used(objective):
+            t = divided.divided_times(objective, t)
+        mapping = (objective.q, objective.k, objective.b, objective.ratio_limit, objective.ratio_limit_of)
+        return t, times.map_to_r(t, stage(objective, step), *mapping)
 
     return draw
 
 
+def stage(objective: Any, step: Array) -> Array:
+    """The stage of the mapping at ``step``, a scalar."""
+    return times.stage(step, objective.stage_steps, objective.schedule) + objective.first_stage
+
+
 def build_times(objective: Any) -> Callable[[Array, tuple[int, ...]], Array]:
     """The distribution of ``t`` that ``objective.times`` names, ``draw(key, shape)``."""
-    mean, std, bounds = objective.time_mean, objective.time_std, (objective.t_min, objective.t_max)
+    mean, std = objective.time_mean, objective.time_std
+    bounds = (objective.dividing_time if divided.is_used(objective) else objective.t_min, objective.t_max)
     return {
         "lognormal": lambda key, shape: times.lognormal(key, shape, mean, std),
         "truncated_lognormal": lambda key, shape: times.truncated_lognormal(key, shape, mean, std, *bounds),
-        "truncated_student": lambda key, shape: times.truncated_student(key, shape, mean, std, *bounds),
+        "truncated_student": lambda key, shape: times.truncated_student(
+            key, shape, mean, std, *bounds, objective.time_freedom
+        ),
     }[objective.times]
 
 

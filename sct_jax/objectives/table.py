@@ -11,6 +11,9 @@ EMA, which is that of ImageNet-64: on CIFAR-10 the authors take none (``configs/
 | ict | iCT, 2310.14189     | grid, 10 … 1280, lognormal| the sample     | online    | pseudo-Huber, 1/(t−r) |
 | ect | ECT, 2406.14548     | lognormal t, r in stages  | the sample     | online    | norm, 1/(t−r)         |
 | sct | SCT, 2410.18958     | lognormal t, r smoothly   | posterior mean | online    | norm, 1/(t−r)         |
+| tcm1| TCM, 2410.14895     | truncated, r in stages    | the sample     | online    | norm, 1/(t−r)         |
+| tcm | TCM, stage 2        | Student-t above t', capped| the sample     | divided   | norm, 1/(t−r)         |
+| gc  | GC, 2406.09570      | grid, 10 … 1280, lognormal| half generated | online    | pseudo-Huber, 1/(t−r) |
 """
 
 from typing import Any
@@ -24,11 +27,20 @@ _MAPPING = {
     "k": 8.0,
     "b": 1.0,
     "ratio_limit": 0.999,
+    "ratio_limit_of": "pair",
     "stage_steps": 25_000,
+    "first_stage": 0,
 }
 _UNCAPPED = _MAPPING | {"ratio_limit": 1.0}  # ECT's code has no cap; TCM's, which SCT's row takes, is 0.999
+_TRUNCATED = _MAPPING | {"times": "truncated_lognormal", "t_min": 0.002, "t_max": 80.0, "ratio_limit_of": "schedule"}
+_TRUNCATED |= {"schedule": "staged"}
+# Stage 2 goes on at the gap that stage 1 ended with: 1 − 1/2^10 is above the limit.
+_STUDENT = _TRUNCATED | {"times": "truncated_student", "time_mean": 0.0, "time_std": 0.2, "time_freedom": 0.01}
+_STUDENT |= {"first_stage": 9}
 _GRID = {"pair": "grid", "times": "uniform", "t_min": 0.002, "t_max": 80.0, "rho": 7.0, "schedule": "staged"}
 _ONLINE = {"bootstrap": "online"}
+_DIVIDED = {"bootstrap": "divided", "dividing_time": 1.0, "boundary_share": 0.25, "boundary_weight": 0.1}
+_GENERATED = {"transition": "generated", "generated": 0.5, "generator_decay": 0.9999, "generator_every": 5}
 _NORM = {"distance": "pseudo_huber", "huber_c": 1e-8, "weight": "inverse_gap"}
 _SQUARED = {"distance": "squared_l2", "weight": "uniform"}
 _ICT_HUBER = {"distance": "pseudo_huber", "huber_c": 0.00054 * 3072**0.5, "weight": "inverse_gap"}
@@ -47,6 +59,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "ict": {"method": "ict", **_ICT_GRID, "transition": "sample", **_ONLINE, **_ICT_HUBER},
     "ect": {"method": "ect", **_UNCAPPED, "schedule": "staged", "transition": "sample", **_ONLINE, **_NORM},
     "sct": {"method": "sct", **_MAPPING, "schedule": "smooth", "transition": "posterior_mean", **_ONLINE, **_NORM},
+    "tcm1": {"method": "tcm1", **_TRUNCATED, "transition": "sample", **_ONLINE, **_NORM},
+    "tcm": {"method": "tcm", **_STUDENT, "transition": "sample", **_DIVIDED, **_NORM},
+    "gc": {"method": "gc", **_ICT_GRID, **_GENERATED, **_ONLINE, **_ICT_HUBER},
     # Diffusion pre-training: no transition. The target is the sample (EDM, arXiv 2206.00364) or its posterior mean
     # (Stable Target Field, arXiv 2302.00670).
     "edm": {"method": "edm", "times": "lognormal", "time_mean": -1.2, "time_std": 1.2, "transition": "sample"},
@@ -60,5 +75,8 @@ TRANSITIONS: dict[str, tuple[str, ...]] = {
     "ict": ("sample",),
     "ect": ("sample",),
     "sct": ("posterior_mean",),
+    "tcm1": ("sample",),
+    "tcm": ("sample",),
+    "gc": ("generated",),
     "stf": ("posterior_mean",),
 }

@@ -4,7 +4,8 @@ For a few images at every octave of the noise level, the cosine between the diff
 trained on and float32's, with the same parameters, noise and dropout masks: 1 where rounding changes nothing, near 0
 where the loss regresses on rounding errors. Both forms of the difference are measured (`bootstrap.py`), and
 ``objective.difference = "auto"`` takes the sounder one at each octave. The transition is the sample's (CT): the form
-depends on the network's arithmetic, not on where its target comes from.
+depends on the network's arithmetic, not on where its target comes from. Of a divided target (`divided.py`) the images
+whose ``r`` is the trained network's are measured: between two networks there is no derivative to prefer.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import numpy as np
 
 from sct_jax.diffusion import process, times
 from sct_jax.diffusion.condition import Condition
-from sct_jax.objectives import Array, bootstrap, pairs
+from sct_jax.objectives import Array, bootstrap, divided, pairs
 from sct_jax.objectives.consistency import combine
 
 IMAGES = 32
@@ -28,7 +29,8 @@ CANDIDATES = 4096  # pairs drawn to find images at every octave that training me
 class Signal(NamedTuple):
     """Mean cosines by octave of the noise level, ``[len(OCTAVES)]``; ``share`` is that of an octave in training.
 
-    Octaves that training does not meet have share 0 and cosines that mean nothing.
+    Octaves that training does not meet have share 0 and cosines that mean nothing. The shares sum to 1, or to 0 where
+    no image's target is the trained network's.
     """
 
     evaluated: Array
@@ -43,8 +45,9 @@ class Signal(NamedTuple):
         return tangent if form == "tangent" else evaluated
 
     def mean(self, cosines: Any) -> float:
-        """Over the noise levels of training."""
-        return float(np.sum(np.asarray(self.share) * np.asarray(cosines)))
+        """Over the noise levels of training; 1 where there is nothing to measure."""
+        share = np.asarray(self.share)
+        return float(np.sum(share * np.asarray(cosines))) if share.any() else 1.0
 
     def better_as_derivative(self) -> np.ndarray:
         """The octaves whose evaluated difference is not sound, and less so than the derivative.
@@ -52,6 +55,8 @@ class Signal(NamedTuple):
         Those that training does not meet follow the nearest.
         """
         met = np.flatnonzero(np.asarray(self.share))
+        if not len(met):
+            return np.zeros(len(bootstrap.OCTAVES), bool)
         nearest = met[np.argmin(np.abs(np.arange(len(bootstrap.OCTAVES))[:, None] - met), axis=1)]
         evaluated, tangent = np.asarray(self.evaluated), np.asarray(self.tangent)
         return ((evaluated < SOUND) & (tangent > evaluated))[nearest]
@@ -74,7 +79,10 @@ def build(
     def measure(params: Any, images: Array, labels: Array, key: Array, step: Array) -> Signal:
         time_key, noise_key, dropout_key = jax.random.split(key, 3)
         t, r = draw_pair(time_key, CANDIDATES, step)
-        index, there, share = _spread(bootstrap.octave(t), len(images), places)
+        place = bootstrap.octave(t)
+        if divided.is_used(objective):
+            place = jnp.where(divided.is_below(objective, r), places, place)
+        index, there, share = _spread(place, len(images), places)
         t, r = t[index], r[index]
         s = times.phase_start(t, edges)
         r = jnp.maximum(r, s)
@@ -99,15 +107,16 @@ def build(
 def _spread(place: Array, count: int, places: int) -> tuple[Array, Array, Array]:
     """``count`` candidates spread evenly over the places: their indices, which of them are real, and the places' share.
 
-    Places are filled in turn, from those that have candidates; an index beyond a place's candidates is not real.
+    Places are filled in turn, from those that have candidates; an index beyond a place's candidates is not real. A
+    candidate of place ``places`` is none.
     """
     order = jnp.argsort(place, stable=True)
-    number = jnp.bincount(place, length=places)
+    number = jnp.bincount(place, length=places + 1)[:places]
     start = jnp.cumsum(number) - number
     slot = jnp.arange(count)
     own, turn = slot % places, slot // places
     index = order[jnp.minimum(start[own] + turn, place.size - 1)]
-    return index, turn < number[own], number / place.size
+    return index, turn < number[own], number / jnp.maximum(jnp.sum(number), 1)
 
 
 def _cosine(a: Array, b: Array) -> Array:

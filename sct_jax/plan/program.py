@@ -14,6 +14,7 @@ from sct_jax.data import DataSpec
 from sct_jax.data.pipeline import is_resident
 from sct_jax.errors import UserError
 from sct_jax.features import lpips
+from sct_jax.objectives import divided
 from sct_jax.objectives.distances import LPIPS
 from sct_jax.plan import operations
 from sct_jax.plan.topology import Topology
@@ -69,7 +70,7 @@ class Compiled:
 def trace(config: Any, spec: DataSpec, topology: Topology) -> Traced:
     """Traces the train step. Weights and teacher need not be there: their shapes follow from the config.
 
-    A teacher is taken to be a network of the same kind and size, LPIPS to be VGG16's.
+    A teacher, and stage 1 of a divided target, are taken to be networks of the same kind and size, LPIPS to be VGG16's.
 
     Raises:
       UserError: when mesh, batch and devices do not fit each other.
@@ -105,7 +106,8 @@ def _traced(config: Any, spec: DataSpec, topology: Topology) -> tuple[assembly.A
         of_shape = lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # noqa: E731
         weights = jax.tree.map(of_shape, lpips.shapes("vgg"), is_leaf=lambda node: isinstance(node, tuple))
         perceptual = objectives.Perceptual(lpips.distance, weights)
-    made = assembly.assemble(config, spec, device_mesh, teacher, network, perceptual)
+    stage1 = jax.eval_shape(network.init, jax.random.key(0)) if divided.is_used(config.objective) else None
+    made = assembly.assemble(config, spec, device_mesh, teacher, network, perceptual, stage1)
     state, batch = assembly.abstract_state(made), assembly.abstract_batch(made, spec)
     return made, state, batch, jax.jit(made.train_step, donate_argnums=0).trace(state, batch)
 

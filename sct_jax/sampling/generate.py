@@ -55,7 +55,7 @@ class Generator:
         clip: bool = True,
     ):
         self._denoise, self._shape, self._sampling, self._clip = denoise, image_shape, config.sampling, clip
-        self._sigma_data = config.model.sigma_data
+        self._sigma_data, self._lowest = config.model.sigma_data, lowest_time(config)
         self._kind, self._edges, self._trained_to = sampler_kind(config), phase_edges(config), largest_time(config)
         self._sharding = self._whole = None
         if device_mesh is not None:
@@ -78,7 +78,9 @@ class Generator:
             self._check_phases(levels, f"eta = {eta:g}")
             return levels
         if self._kind in MULTISTEP:
-            return samplers.consistency_times(steps, config.mid_times, config.t_max)
+            levels = samplers.consistency_times(steps, config.mid_times, config.t_max)
+            self._check_lowest(levels, f"--steps {steps}")
+            return levels
         if steps == 1:  # a diffusion model used in one step: its mean, a blur; measured for comparison
             return (config.t_max,)
         return tuple(float(t) for t in karras_grid(steps, config.t_min, config.t_max, config.rho)[::-1])
@@ -269,7 +271,15 @@ class Generator:
             )
         if self._kind == "phased":
             self._check_phases(levels, given)
+        self._check_lowest(levels, given)
         return levels
+
+    def _check_lowest(self, levels: tuple[float, ...], origin: str) -> None:
+        if levels[-1] < self._lowest:
+            raise UserError(
+                f"{origin} asks this model (TCM, stage 2) at noise level {levels[-1]:g}: below "
+                f"objective.dividing_time = {self._lowest:g} it is not trained; its stage 1 answers there"
+            )
 
     def _check_phases(self, levels: tuple[float, ...], origin: str) -> None:
         """An evaluation takes a phased model no further than the phase below its own: one in each is the least."""
@@ -341,6 +351,13 @@ def largest_time(config: Any) -> float:
     objective = config.objective
     grid = objective.method not in DENOISING and objective.pair == "grid"
     return float(objective.t_max) if grid or objective.times.startswith("truncated") else math.inf
+
+
+def lowest_time(config: Any) -> float:
+    """The noise level from which a model answers: 0, or the dividing time of a second stage."""
+    objective = config.objective
+    second = objective.method not in DENOISING and objective.bootstrap == "divided"
+    return objective.dividing_time if second else 0.0
 
 
 def phase_edges(config: Any) -> np.ndarray:

@@ -26,6 +26,7 @@ class Assembly(NamedTuple):
     objective: objectives.Objective
     device_mesh: Mesh
     train_step: step.TrainStep
+    stage1: Any = None
 
 
 def assemble(
@@ -35,8 +36,11 @@ def assemble(
     teacher: objectives.Teacher | None = None,
     network: models.Network | None = None,
     perceptual: objectives.Perceptual | None = None,
+    stage1: Any = None,
 ) -> Assembly:
     """Puts a validated config together for images of ``spec``; nothing is computed yet.
+
+    ``stage1`` are the parameters below the dividing time, for ``objective.bootstrap = "divided"``.
 
     Raises:
       UserError: when batch or images do not fit.
@@ -44,9 +48,9 @@ def assemble(
     mesh.check_divides(device_mesh, config.batch_size, config.optimizer.accumulate)
     config = reference_choice.settle(config, spec, device_mesh)
     network = network or models.build(config.model, spec)
-    objective = _objective(config, network, teacher, device_mesh, perceptual)
+    objective = _objective(config, network, teacher, device_mesh, perceptual, stage1)
     train_step = step.make_train_step(config, objective, device_mesh, network.project)
-    return Assembly(config, network, teacher, perceptual, objective, device_mesh, train_step)
+    return Assembly(config, network, teacher, perceptual, objective, device_mesh, train_step, stage1)
 
 
 def _objective(
@@ -55,9 +59,10 @@ def _objective(
     teacher: objectives.Teacher | None,
     device_mesh: Mesh,
     perceptual: objectives.Perceptual | None,
+    stage1: Any,
 ) -> objectives.Objective:
     return objectives.build(
-        config, network.denoise, teacher, device_mesh, network.uncertainty, network.forward, perceptual
+        config, network.denoise, teacher, device_mesh, network.uncertainty, network.forward, perceptual, stage1
     )
 
 
@@ -81,17 +86,18 @@ def initial_state(made: Assembly, weights: Any = None) -> TrainState:
 
 
 def abstract_state(made: Assembly) -> TrainState:
-    """The shapes, types and shardings of the state, without making it; the teacher's and LPIPS's may be too."""
+    """The shapes, types and shardings of the state, without making it; what others give it may be shapes too."""
 
-    def make(teacher_params: Any, perceptual_params: Any) -> TrainState:
+    def make(teacher_params: Any, perceptual_params: Any, stage1: Any) -> TrainState:
         params = made.network.init(step.room_key(made.config.seed, step.INIT))
         state = step.initial_state(made.config, params, made.network.project)
         teacher = made.teacher and made.teacher._replace(params=teacher_params)
         perceptual = made.perceptual and made.perceptual._replace(params=perceptual_params)
-        objective = _objective(made.config, made.network, teacher, made.device_mesh, perceptual)
+        objective = _objective(made.config, made.network, teacher, made.device_mesh, perceptual, stage1)
         return replace(state, context=state.context | objective.start(state.params))
 
-    shapes = jax.eval_shape(make, made.teacher and made.teacher.params, made.perceptual and made.perceptual.params)
+    others = (made.teacher and made.teacher.params, made.perceptual and made.perceptual.params, made.stage1)
+    shapes = jax.eval_shape(make, *others)
     return _with_shardings(shapes, state_shardings(made, shapes))
 
 

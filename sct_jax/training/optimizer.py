@@ -5,7 +5,11 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-UPDATE_RULES = {"adam": optax.scale_by_adam, "radam": optax.scale_by_radam}
+UPDATE_RULES = {
+    "adam": lambda rule: optax.scale_by_adam(rule.b1, rule.b2, rule.eps),
+    "radam": lambda rule: optax.scale_by_radam(rule.b1, rule.b2, rule.eps),
+    "lion": lambda rule: optax.scale_by_lion(rule.b1, rule.b2),
+}
 
 
 def learning_rate(optimizer: Any, total_steps: int) -> optax.Schedule:
@@ -27,6 +31,6 @@ def learning_rate(optimizer: Any, total_steps: int) -> optax.Schedule:
 
 def build(optimizer: Any, total_steps: int) -> optax.GradientTransformation:
     """Clipping (if any), the update rule, the scheduled learning rate."""
-    rule = UPDATE_RULES[optimizer.name](b1=optimizer.b1, b2=optimizer.b2, eps=optimizer.eps)
+    rule = UPDATE_RULES[optimizer.name](optimizer)
     clip = [optax.clip_by_global_norm(optimizer.clip_norm)] if optimizer.clip_norm else []
     return optax.chain(*clip, rule, optax.scale_by_learning_rate(learning_rate(optimizer, total_steps)))

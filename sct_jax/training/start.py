@@ -11,6 +11,7 @@ from sct_jax.data import DataSpec, Source, open_source
 from sct_jax.errors import UserError
 from sct_jax.features import lpips, store
 from sct_jax.interop import weights as weights_lib
+from sct_jax.objectives import divided
 from sct_jax.objectives.distances import LPIPS
 from sct_jax.schema import DENOISING
 from sct_jax.training import assembly, mesh, step
@@ -29,8 +30,12 @@ def assembled(config: Any) -> tuple[assembly.Assembly, Source]:
     kept_steps(config)
     source = open_source(data.source, data.path, split=data.split, image_size=data.image_size)
     network = models.build(config.model, source.spec)
-    teacher, perceptual = load_teacher(config, source.spec), load_perceptual(config, source.spec)
-    return assembly.assemble(config, source.spec, device_mesh, teacher, network, perceptual), source
+    others = {
+        "teacher": load_teacher(config, source.spec),
+        "perceptual": load_perceptual(config, source.spec),
+        "stage1": load_stage1(config, source.spec, network),
+    }
+    return assembly.assemble(config, source.spec, device_mesh, network=network, **others), source
 
 
 def load_teacher(config: Any, spec: DataSpec) -> objectives.Teacher | None:
@@ -70,6 +75,41 @@ def load_perceptual(config: Any, spec: DataSpec) -> objectives.Perceptual | None
         return objectives.Perceptual(lpips.distance, store.load(LPIPS, config.objective.lpips).params)
     except UserError as error:
         raise UserError(f"config.objective.distance = {LPIPS!r}: {error}") from error
+
+
+def load_stage1(config: Any, spec: DataSpec, network: models.Network) -> Any:
+    """The parameters of ``objective.stage1`` where the target is divided, for this run's network; else None.
+
+    Raises:
+      UserError: when there are none, or they are of another network or of no consistency model of the whole path.
+    """
+    objective = config.objective
+    if objective.method in DENOISING or not divided.is_used(objective):
+        return None
+    found = _named("objective.stage1", objective.stage1)
+    theirs, name = found.config.objective, f"config.objective.stage1 = {objective.stage1}"
+    if theirs.method in DENOISING:
+        raise UserError(f"{name} is no consistency model: it was trained by {theirs.method!r}")
+    if theirs.phases > 1 or divided.is_used(theirs):
+        what = f"has {theirs.phases} phases" if theirs.phases > 1 else "is a stage 2 itself"
+        raise UserError(f"{name} {what}: stage 1 is one consistency function of the whole path")
+    shape = lambda spec, model: (spec.image_size, spec.channels, spec.num_classes if model.conditional else 0)  # noqa: E731
+    there, here = shape(found.spec, found.config.model), shape(spec, config.model)
+    if there != here:
+        raise UserError(
+            f"{name} was trained on other data: image size, channels and classes are {there} there and {here} here"
+        )
+    for field in ("name", "boundary", *(("sigma_min",) if config.model.boundary == "sigma_min" else ())):
+        if found.config.model[field] != config.model[field]:
+            raise UserError(
+                f"{name} was trained with model.{field} = {found.config.model[field]!r}, not "
+                f"{config.model[field]!r}: both stages are one network"
+            )
+    try:
+        key = step.room_key(config.seed, step.INIT)
+        return weights_lib.start_from(found, jax.eval_shape(network.init, key), config.model)
+    except UserError as error:
+        raise UserError(f"{name} is of another network than this run: {error}") from error
 
 
 def start_state(made: assembly.Assembly, saver: Checkpointer) -> TrainState:

@@ -33,7 +33,7 @@ class TDWatch:
         self._config, self._mesh, self._say, self._write = config, made.device_mesh, say, write
         self._form = bootstrap.form(config) if config.objective.method not in DENOISING else "none"
         exact = self._form == "evaluated" and config.model.compute_dtype == "float32"
-        self.watches = self._form != "none" and config.objective.bootstrap == "online" and not exact
+        self.watches = self._form != "none" and config.objective.bootstrap != "ema" and not exact
         self._warned = False
         if not self.watches:
             return
