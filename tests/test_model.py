@@ -1,5 +1,7 @@
 """``sct_jax.load`` and ``Model``: what a Python user calls."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import sct_jax
 from sct_jax import config as config_lib
 from sct_jax import models
 from sct_jax.data import DataSpec
-from sct_jax.diffusion import precondition
+from sct_jax.diffusion import precondition, process
 from sct_jax.diffusion.condition import Condition
 from sct_jax.errors import SamplingWarning, UserError
 from sct_jax.model import Model
@@ -271,3 +273,76 @@ def test_a_phased_model_takes_a_step_for_each_phase():
     np.testing.assert_array_equal(phased.sample(2, eta=0.8), phased.sample(2, times=phased.times(3, eta=0.8)))
     with pytest.raises(UserError, match="this model has 3 phases: use --steps 3"):
         phased.sample(2, steps=1)
+
+
+# Jumps.
+
+
+def two_time_model(seed=0, scale=1.0):
+    """A two-time model; with ``scale = 0`` its new input says nothing, and its other weights are a one-time model's."""
+    model = fresh_model(seed, model__target_time=True, model__label_dropout=0.1)
+    draw = lambda leaf: scale * jax.random.normal(jax.random.key(seed), leaf.shape)  # noqa: E731
+    model.params = model.params | {"map_target": jax.tree.map(draw, model.params["map_target"])}
+    return model
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "consistency", "phased", "two-time"])
+def test_a_jump_ends_where_the_kind_of_model_says(kind, good):
+    fields = {"diffusion": {"objective__method": "edm"}, "phased": {"objective__phases": 3}}.get(kind, {})
+    model = two_time_model(scale=0.0) if kind == "two-time" else fresh_model(model__label_dropout=0.1, **fields)
+    assert model.kind == kind
+    labels, t = jnp.arange(3), jnp.float32([0.3, 5.0, 80.0])
+    x, s = start(3) / 80 * t[:, None, None, None], jnp.float32([0.1, 1.0, 30.0])
+    np.testing.assert_array_equal(model.jump(x, t, t, labels), x)
+    if kind == "phased":  # from 80 to 1 through its edges, and within its segment along the chord
+        edges = samplers.skip_edges(model.times(3), 1.0)
+        by_hand = x[2:]
+        for now, then in itertools.pairwise((*edges[:2], 1.0)):
+            by_hand = process.euler_step(by_hand, model.denoise(by_hand, jnp.full(1, now), labels[2:]), now, then)
+        found = model.jump(x[2:], t[2:], jnp.ones(1), labels[2:])
+        assert edges[2] < 1 < edges[1]
+        np.testing.assert_allclose(found, by_hand, rtol=1e-5, atol=1e-5)
+    else:
+        np.testing.assert_array_equal(model.jump(x, t, 0 * t, labels), model.denoise(x, t, labels))
+        chord = process.euler_step(x, model.denoise(x, t, labels), t, s)
+        np.testing.assert_array_equal(model.jump(x, t, s, labels), chord)
+
+
+def test_a_two_time_model_is_at_first_the_one_time_model_to_the_bit_and_then_looks_at_both_times(good):
+    two, labels, t = two_time_model(scale=0.0), jnp.arange(3), jnp.float32([0.3, 5.0, 80.0])
+    x, s = start(3) / 80 * t[:, None, None, None], jnp.float32([0.1, 1.0, 30.0])
+    np.testing.assert_array_equal(two.jump(x, t, s, labels), good.jump(x, t, s, labels))
+    np.testing.assert_array_equal(two.denoise(x, t, labels), good.denoise(x, t, labels))
+    options = {"labels": [0, 1], "times": (80.0, 5.0, 0.5), "noise": "none"}
+    np.testing.assert_array_equal(two.sample(2, **options), good.sample(2, **options))
+    told = two_time_model()
+    prediction = (told.jump(x, t, s, labels) - (s / t)[:, None, None, None] * x) / (1 - s / t)[:, None, None, None]
+    assert np.abs(prediction - told.denoise(x, t, labels)).max() > 0.01
+    image = start(1)
+    for now, then in itertools.pairwise((80.0, 5.0, 0.5, 0.0)):
+        image = told.jump(image, jnp.full(1, now), jnp.full(1, then), [0])
+    found = told.sample(1, labels=[0], times=(80.0, 5.0, 0.5), noise="none")
+    np.testing.assert_allclose(found, np.clip(image, -1, 1), atol=1e-4)
+
+
+def test_a_two_time_model_is_guided_on_its_way_to_that_time(good):
+    told, bad = two_time_model(), two_time_model(1)
+    x, t, s, labels = start(2), jnp.full(2, 80.0), jnp.full(2, 5.0), jnp.arange(2)
+    prediction = told.guided(bad, 0.5)(x, t, labels, s)
+    expected = 1.5 * told._predict(x, t, labels, s) - 0.5 * bad._predict(x, t, labels, s)
+    np.testing.assert_allclose(prediction, expected, atol=1e-4)
+    image = process.euler_step(x, prediction, 80.0, 5.0)
+    image = told.guided(bad, 0.5)(image, s, labels)
+    found = told.sample(2, labels=[0, 1], times=(80.0, 5.0), noise="none", guide=bad, omega=0.5)
+    np.testing.assert_allclose(found, np.clip(image, -1, 1), atol=1e-4)
+    blind = told.guided("unconditional", 1.0)(x, t, labels)
+    expected = np.clip(blind, -1, 1)
+    np.testing.assert_allclose(told.sample(2, labels=[0, 1], guide="unconditional"), expected, atol=1e-4)
+    with pytest.raises(UserError, match="it is a consistency model and this is a two-time model"):
+        told.sample(1, guide=good)
+
+
+@pytest.mark.parametrize("s", [[81.0], [-0.1], [1.0, 1.0], [float("nan")]])
+def test_jumps_upwards_are_refused(good, s):
+    with pytest.raises(ValueError, match="0 <= s <= t"):
+        good.jump(start(1), jnp.full(1, 80.0), s, [0])

@@ -6,7 +6,7 @@ import pytest
 from sct_jax.data.mixtures import known_data
 from sct_jax.errors import UserError
 from sct_jax.evaluation.mixtures import MixtureEvaluator
-from sct_jax.evaluation.oracle import exact_consistency
+from sct_jax.evaluation.oracle import exact_consistency, exact_jump
 
 RING, SHAPE = known_data("2d")
 
@@ -54,6 +54,24 @@ def test_a_diffusion_model_is_compared_with_the_posterior_mean():
     assert set(found) == {"w2", "denoiser_error", "denoiser_error_at_t_max"}
     assert found["denoiser_error"] < 1e-12
     assert evaluator(kind="diffusion").curve(exact)["at_t_max"] > 0.1
+
+
+def test_a_two_time_model_is_compared_at_random_pairs_of_times_too():
+    def two_time(x, t, labels, s=None):
+        x, t, s = np.float64(x), np.float64(t), 0 * np.float64(t) if s is None else np.float64(s)
+        ratio = (s / t)[:, None, None, None]
+        return np.float32((exact_jump(RING, x, t, s, rtol=1e-6) - ratio * x) / (1 - ratio))
+
+    measures = evaluator(kind="two-time", queries=2)
+    assert measures.names == ("w2", "consistency_error", "jump_error")
+    found = measures.metrics(two_time, draw(50))
+    assert set(found) == {"w2"} | {f"{name}_error{at}" for name in ("consistency", "jump") for at in ("", "_at_t_max")}
+    assert found["consistency_error"] < 1e-9
+    assert found["jump_error"] < 1e-9
+    chord = measures.metrics(lambda x, t, labels, s=None: two_time(x, t, labels), draw(50), names=["jump_error"])
+    assert chord.keys() == {"jump_error", "jump_error_at_t_max"}
+    assert chord["jump_error"] > 1e-3  # a consistency model that jumps along chords
+    assert measures.curve(two_time)["metric"] == "consistency_error"
 
 
 def test_the_seed_decides_the_states_and_the_reference():

@@ -11,6 +11,7 @@ from sct_jax.evaluation.oracle import (
     draw_queries,
     empirical_denoiser,
     exact_consistency,
+    exact_jump,
     prediction_error,
     target_moments,
     wasserstein,
@@ -238,3 +239,49 @@ def test_the_own_sample_removes_the_bias_and_references_the_variance(ring):
     bias, error = np.array(others["bias_squared"]), np.array(others["bias_standard_error"])
     assert (bias[:2, :2] > 4 * error[:2, :2]).all()
     assert bias[0, 0] > 0.1
+
+
+# Jumps.
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("name", ["2d", "64d"])
+def test_jumps_of_the_exact_flow_join(name, conditional):
+    mixture = known_data(name).mixture
+    t = np.repeat([0.5, 80.0], 3)
+    x, component = noisy(mixture, t)
+    component = component if conditional else None
+    there = lambda x, t, s: exact_jump(mixture, x, t, s, component)  # noqa: E731
+    middle, s = t * np.resize([0.5, 1.0], 6), np.resize([0.01, 0.3, 0.0], 6)
+    np.testing.assert_allclose(there(there(x, t, middle), middle, s), there(x, t, s), atol=2e-6)
+    np.testing.assert_allclose(there(x, t, t), x, rtol=1e-10)
+    with pytest.raises(ValueError, match="0 <= s <= t"):
+        there(x, t, t + 0.1)
+
+
+def test_a_jump_is_the_consistency_function_where_it_ends(ring):
+    t = np.repeat(LEVELS, 4)
+    x, component = noisy(ring, t)
+    end = exact_jump(ring, x.reshape(-1, 1, 2), t, 0.0)
+    np.testing.assert_allclose(end.reshape(-1, 2), exact_consistency(ring.posterior_mean, x, t), atol=1e-9)
+    np.testing.assert_allclose(exact_jump(ring, x, t, 0.0, component), ring.component_flow(x, t, 0.0, component))
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_the_exact_jumps_score_zero_and_others_do_not(ring, conditional):
+    queries = draw_queries(ring, LEVELS, 8, target="jump", conditional=conditional)
+    assert len(np.unique(queries.s)) == 4 * len(LEVELS)  # four of each level
+    assert ((queries.s >= 0.002 - 1e-9) & (queries.s <= queries.t)).all()
+    np.testing.assert_array_equal(queries.x_t, draw_queries(ring, LEVELS, 8, target="denoiser").x_t)
+
+    def exact(x, t, labels, s):
+        assert (labels is not None) == conditional
+        x, t, s = (np.float64(array) for array in (x, t, s))
+        ratio = (s / t)[:, None]
+        return np.float32((exact_jump(ring, x, t, s, labels) - ratio * x) / (1 - ratio))
+
+    found = prediction_error(exact, queries)
+    assert max(np.array(found["error"]) / LEVELS**2) < 1e-10
+    shifted = prediction_error(lambda *given: exact(*given) + 0.2, queries)
+    share = ((1 - queries.s / queries.t) ** 2).reshape(len(LEVELS), -1).mean(axis=1)  # of a step that is prediction
+    np.testing.assert_allclose(shifted["error"], 0.04 * share, rtol=1e-3)
