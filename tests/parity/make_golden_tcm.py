@@ -90,7 +90,7 @@ def stage2_loss(loss_class, divide, images) -> dict[str, np.ndarray]:
 
 def pair(name, seen, images) -> dict[str, np.ndarray]:
     """Times and states of the two calls, the trained side's first."""
-    (x_t, t), (x_r, r) = seen
+    (x_t, t), (_, r) = seen
     golden = {f"{name}_t": t.numpy().ravel(), f"{name}_r": r.numpy().ravel()}
     return golden | {f"{name}_noise": ((x_t - images) / t).numpy().transpose(0, 2, 3, 1).astype(np.float32)}
 
