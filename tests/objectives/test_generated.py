@@ -1,4 +1,4 @@
-"""GC's generated images: iCT where there are none or where they are the data, one noise at both ends, a frozen maker."""
+"""GC's generated images: iCT where there are none or they are the data; one noise at both ends; a frozen maker."""
 
 import jax
 import jax.numpy as jnp

@@ -91,7 +91,7 @@ def test_what_cannot_be_a_stage_1(monkeypatch, fields, problem):
     """Weights as a checkpoint's, without the training that made them."""
     changes = {key if "." in key else f"objective.{key}": value for key, value in fields.items()}
     theirs = make_config("tcm1", **{key.replace(".", "__"): value for key, value in changes.items()})
-    spec = SPEC._replace(image_size=16) if theirs.data.image_size else SPEC
+    spec = DataSpec(16, 1, 10, 64) if theirs.data.image_size else SPEC
     params = models.build(theirs.model, spec).init(jax.random.key(0))
     found = start.weights_lib.Weights(theirs, spec, params, 2, "raw", "runs/first/checkpoints/2", None)
     monkeypatch.setattr(start.weights_lib, "load", lambda path, profile: found)
