@@ -4,8 +4,8 @@
 
 Needs PyTorch, ema-pytorch 0.2.3, lion-pytorch and a checkout of thibautissenhuth/consistency_GC (made with
 47c5787f875920e01a1d04293ce11c6fe1369abb). Its step is no function but part of a long main(): the statements from the
-draw of the noise to the loss are taken from its syntax tree and run, with fixed networks in place of the U-Nets,
-times 1 for the trained weights and 0.9 for the generator. Also pinned: how the generator's average follows the weights
+draw of the noise to the loss are taken from its syntax tree and run, with fixed networks in place of the U-Nets, times
+1 for the trained weights and 0.9 for the generator. Also pinned: how the generator's average follows the weights
 (ema-pytorch, updated every five steps, with its warm-up), and Lion.
 """
 
@@ -80,7 +80,7 @@ def losses(checkout: Path) -> dict[str, np.ndarray]:
                 "batch_real_data": torch.from_numpy(images),
                 "b_size": BATCH,
             }
-            exec(step, scope)
+            exec(step, scope)  # the code of the checkout that was named
             name = f"{'gc' if mixed else 'ict'}_{k}"
             golden |= {
                 f"{name}_points": np.int32(scope["current_n_step"]),

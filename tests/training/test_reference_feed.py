@@ -62,7 +62,7 @@ def test_a_data_set_that_is_the_batch_gives_the_batchs_posterior_mean():
     assert float(after[0][1]["reference_ess"]) > 1.001
 
 
-SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in ("ct", "stf")]
+SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in ("ct", "stf", "tcm", "gc")]
 
 
 @pytest.mark.parametrize("method", ["cd", *SLOW])
@@ -71,10 +71,16 @@ def test_methods_with_a_context_resume_to_the_bit(tmp_path, method):
     if method == "cd":
         train(tmp_path, "teacher", "edm", model__channels=24)  # another network than the student's
         fields["objective__teacher"] = str(tmp_path / "teacher")
+    if method == "tcm":
+        train(tmp_path, "stage1", "tcm1")
+        stage1 = str(tmp_path / "stage1")
+        fields |= {"objective__stage1": stage1, "init__checkpoint": stage1, "sampling__mid_times": (1.0,)}
     whole = train(tmp_path, "run", method, checkpoint__every_steps=2, **fields)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")  # as after a kill: CT's schedule is one of the whole run
     assert same(whole, train(tmp_path, "run", method, **fields))
-    context = {"ct": {"target"}, "cd": {"target", "teacher"}, "stf": set()}[method]
+    context = {"ct": {"target"}, "cd": {"target", "teacher"}, "stf": set(), "tcm": {"stage1"}, "gc": {"generator"}}[
+        method
+    ]
     assert set(whole.context) == context
     if method == "ct":
         assert not same(whole.context["target"], whole.params)  # behind it
