@@ -2,8 +2,8 @@
 
     sct-jax train --config configs/cifar10_gc.py --workdir runs/cifar10_gc --config.data.path=cifar-10-python.tar.gz
 
-From scratch, at the authors' small budget: a network of 128 x (1, 2, 2) channels, 100,000 steps, Lion. Their baseline is
-the same with --config.objective.generated=0 and --config.model.dropout=0.3. We have not run it to the end.
+From scratch, at the authors' small budget: a network of 128 x (1, 2, 2) channels, 100,000 steps, Lion. Their baseline
+is the same with --config.objective.generated=0 and --config.model.dropout=0.3. We have not run it to the end.
 """
 
 from sct_jax.config import Config, default_config

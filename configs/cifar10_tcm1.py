@@ -2,8 +2,8 @@
 
     sct-jax train --config configs/cifar10_tcm1.py --workdir runs/cifar10_tcm1 --config.init.checkpoint=runs/cifar10_edm
 
-Then ``cifar10_tcm.py``. The authors do not say how long it takes: their command allows 3,000,000 steps. It takes 225,000
-until t - r no longer shrinks; here it goes on for as long again. We have not run it to the end.
+Then ``cifar10_tcm.py``. The authors do not say how long it takes: their command allows 3,000,000 steps. After 225,000
+t - r shrinks no more; here it goes on for as long again. We have not run it to the end.
 """
 
 from sct_jax.config import Config, default_config
