@@ -16,11 +16,12 @@ def build(objective: Any, total_steps: int) -> DrawPair:
     """``pair = "mapping"``: ``t`` of ``times`` and ``r(t, stage)``; ``"grid"``: neighbours of a growing Karras grid."""
     if objective.pair == "grid":
         return _grid(objective, total_steps)
-    draw_t = build_times(objective)
+    two_networks = divided.is_used(objective)
+    draw_t = build_times(objective, objective.dividing_time if two_networks else objective.t_min)
 
     def draw(key: Array, count: int, step: Array) -> tuple[Array, Array]:
         t = draw_t(key, (count,))
-        if divided.is_used(objective):
+        if two_networks:
             t = divided.divided_times(objective, t)
         mapping = (objective.q, objective.k, objective.b, objective.ratio_limit, objective.ratio_limit_of)
         return t, times.map_to_r(t, stage(objective, step), *mapping)
@@ -33,10 +34,10 @@ def stage(objective: Any, step: Array) -> Array:
     return times.stage(step, objective.stage_steps, objective.schedule) + objective.first_stage
 
 
-def build_times(objective: Any) -> Callable[[Array, tuple[int, ...]], Array]:
-    """The distribution of ``t`` that ``objective.times`` names, ``draw(key, shape)``."""
+def build_times(objective: Any, low: float | None = None) -> Callable[[Array, tuple[int, ...]], Array]:
+    """The distribution of ``t`` that ``objective.times`` names, ``draw(key, shape)``; truncated below at ``low``."""
     mean, std = objective.time_mean, objective.time_std
-    bounds = (objective.dividing_time if divided.is_used(objective) else objective.t_min, objective.t_max)
+    bounds = (objective.t_min if low is None else low, objective.t_max)
     return {
         "lognormal": lambda key, shape: times.lognormal(key, shape, mean, std),
         "truncated_lognormal": lambda key, shape: times.truncated_lognormal(key, shape, mean, std, *bounds),
