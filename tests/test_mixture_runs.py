@@ -3,13 +3,18 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import sct_jax
+from sct_jax import config as config_lib
+from sct_jax import models
+from sct_jax.data import open_source
 from sct_jax.errors import UserError
 from sct_jax.sampling.output import write_images
+from sct_jax.training import checkpoint
 
 CONFIG = """from sct_jax.config import Config, default_config
 
@@ -68,6 +73,28 @@ def test_floats_stay_floats_and_the_truth_measures(sct_jax_command, tmp_path):
     assert (stored["images"].dtype, stored["images"].shape) == (np.float32, (2000, 8, 8, 1))
     assert 1.0 < np.abs(stored["images"]).max() < 2.0
     assert stored["labels"].tolist() == [k % 10 for k in range(2000)]
+
+
+def test_a_two_time_model_is_measured_by_its_jumps_too(sct_jax_command, tmp_path):
+    """No method of this version trains one, so its weights are random ones."""
+    (tmp_path / "config.py").write_text(CONFIG.replace("64d", "2d"), encoding="utf-8")
+    config = config_lib.load_config(tmp_path / "config.py", {"model.target_time": "True"})
+    spec = open_source("gmm", "2d").spec
+    params = models.build(config.model, spec).init(jax.random.key(0))
+    checkpoint.write_weights(tmp_path / "run", jax.tree.map(lambda p: p + 0.1, params), config, spec)
+    out = tmp_path / "evaluation.json"
+    options = ("--checkpoint", tmp_path / "run", "--num", 40, "--steps", 2, "--noise", "none", "--out", out)
+    done = sct_jax_command("evaluate", *options)
+    assert done.status == 0, done.err
+    result = json.loads(out.read_text())
+    errors = {f"{name}_error{at}" for name in ("consistency", "jump") for at in ("", "_at_t_max")}
+    assert errors < set(result["results"][0])
+    assert result["results"][0]["jump_error"] > 1e-3
+    assert result["provenance"]["sampling"] == {"kind": "two-time", "noise": "none", "boundary": "zero"}
+    refused = sct_jax_command(
+        "train", "--config", tmp_path / "config.py", "--workdir", tmp_path / "new", "--config.model.target_time=True"
+    )
+    assert "config.model.target_time = True: objective.method = 'sct' never trains this input" in refused.complaint
 
 
 def test_pictures_of_floats(tmp_path):

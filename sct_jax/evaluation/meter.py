@@ -20,6 +20,7 @@ from sct_jax.evaluation.offline import make_evaluator, measure, path_of, with_da
 from sct_jax.evaluation.reference import OtherSpace
 from sct_jax.features import MissingWeights
 from sct_jax.model import Model
+from sct_jax.sampling.generate import MULTISTEP
 
 MOST_SAMPLES = {Evaluator: 10_000, MixtureEvaluator: 1000}  # unless asked for
 TITLES = {"fid": "FID", "fd_dinov2": "FD-DINOv2", "fd_efficientnet": "fd_efficientnet"}
@@ -220,7 +221,7 @@ class Meter:
 def _sampling_facts(model: Model, options: dict[str, Any]) -> dict[str, Any]:
     """How the samples were drawn, as far as it applies to the model."""
     facts, config, bad = {"kind": model.kind}, model.config.sampling, options["guide"]
-    if model.kind == "consistency":
+    if model.kind in MULTISTEP:
         facts["noise"] = options.get("noise") or config.noise
     if model.kind != "diffusion":
         sampled = sampled_model(model.config)

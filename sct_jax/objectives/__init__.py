@@ -70,7 +70,7 @@ def build(
     from sct_jax.objectives import consistency, denoising
 
     for field, methods in INPUT_METHODS.items():
-        if config.model[field] and config.objective.method not in methods:
+        if getattr(config.model, field) and config.objective.method not in methods:
             raise UserError(
                 f"config.model.{field} = True: objective.method = {config.objective.method!r} never trains this input; "
                 "set it to False"

@@ -105,6 +105,22 @@ def test_consistency_of_a_gaussian_keeps_its_distribution_at_every_step():
         assert float(images.std()) == pytest.approx(0.5, rel=0.01)  # of 65,536 numbers: 0.3 %
 
 
+def test_without_noise_an_exact_two_time_model_stays_on_its_trajectories():
+    """Where steps of an exact consistency model, which is not told ``s``, lie beside them."""
+    keys = samplers.image_keys(0, jnp.arange(4))
+    x, times = 80.0 * samplers.image_noise(keys, 0, SHAPE), (80.0, 5.0, 1.0, 0.3)
+
+    def two_time(x, t, s=0.0):
+        ratio = s / t
+        factor = jnp.sqrt((0.25 + jnp.square(s)) / (0.25 + t**2))
+        return x * per_image((factor - ratio) / (1 - ratio), x)
+
+    end = x * 0.5 / np.sqrt(0.25 + 80.0**2)
+    np.testing.assert_allclose(samplers.deterministic(two_time, x, times, keys), end, rtol=1e-4)
+    blind = samplers.deterministic(lambda x, t, s=None: two_time(x, t), x, times, keys)
+    assert np.abs(blind / end - 1).min() > 0.05
+
+
 def test_adjusted_noise_is_as_far_from_the_mean_as_images_of_the_posterior_are():
     """Step by step: ``E ‖(1 − s/t) x_0 + (s/t) x − x̂_0‖²`` over ``x_0 ~ p(x_0 | x)``, drawn; no formula of ours."""
     t, s = 1.3, 0.4
