@@ -204,6 +204,8 @@ def _folder(variant: Variant) -> str:
 def measure(args: argparse.Namespace, workdir: Path, config: Any, sampling: dict[str, Any]) -> list[dict[str, Any]]:
     """The metrics of one way to sample, over three sampling seeds; kept beside the run until it is trained further."""
     label = "_".join(f"{key}{value}" for key, value in sampling.items()).replace(" ", "")
+    if args.metrics:
+        label += "_" + args.metrics
     path = workdir / f"ablation_{''.join(c if c.isalnum() or c in '._' else '-' for c in label)}.json"
     if path.exists():
         found = json.loads(path.read_text())
@@ -216,7 +218,10 @@ def measure(args: argparse.Namespace, workdir: Path, config: Any, sampling: dict
             wanted = float(sampling["bad"]) * config.total_steps
             kept = min(kept_steps(config), key=lambda step: abs(step - wanted))
             options["guide"] = str(workdir / "checkpoints" / str(kept))
-    result = evaluate_checkpoint(workdir, steps=sampling["steps"], num=args.num, seeds=(0, 1, 2), **options)
+    chosen = args.metrics.split(",") if args.metrics else None
+    result = evaluate_checkpoint(
+        workdir, steps=sampling["steps"], num=args.num, seeds=(0, 1, 2), metrics=chosen, **options
+    )
     files.write_json(path, result)
     return result["results"]
 
@@ -345,6 +350,8 @@ def main() -> None:
     parser.add_argument("--data", default="digits", help="the configs' prefix")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--without", default="", help="variants to leave out, by the start of their names")
+    parser.add_argument("--only", nargs="*", help="the study's variants to take (default: all)")
+    parser.add_argument("--metrics", help="names, with commas (default: fd_pca,fd_classifier,class_agreement)")
     parser.add_argument("--baseline", nargs="*", help="variants to subtract, seed by seed (default: the study's own)")
     parser.add_argument("--runs", default="runs/ablation")
     parser.add_argument("--num", type=int, help="samples for each sampling seed")
@@ -353,14 +360,18 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="OUT.md, OUT.json and, where there are curves, OUT.svg")
     args = parser.parse_args()
     metrics = METRICS["gmm" if args.data.startswith("gmm") else "images"]
+    if args.metrics:
+        metrics = tuple(args.metrics.split(","))
     if args.study == "phases" and args.data.startswith("gmm"):
         metrics = metrics[-1:]  # the error is to other functions, those of the phases' own edges
-    baselines = BASELINES[args.study] if args.baseline is None else args.baseline
-    if unknown := [name for name in baselines if name not in STUDIES[args.study]]:
-        raise UserError(f"--baseline {unknown[0]!r}: study {args.study} has {', '.join(STUDIES[args.study])}")
+    study, baselines = STUDIES[args.study], BASELINES[args.study] if args.baseline is None else args.baseline
+    if unknown := [name for name in (*baselines, *(args.only or ())) if name not in study]:
+        raise UserError(f"{unknown[0]!r}: no variant of study {args.study}, which has {'; '.join(study)}")
     left_out = tuple(filter(None, args.without.split(",")))
     variants = {"edm": EDM} | {
-        k: v for k, v in STUDIES[args.study].items() if not (left_out and k.startswith(left_out))
+        name: variant
+        for name, variant in study.items()
+        if not (left_out and name.startswith(left_out)) and (args.only is None or name in args.only)
     }
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
     began = time.time()
