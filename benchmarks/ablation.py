@@ -171,11 +171,12 @@ BASELINES = {
 }
 
 
-def train_one(args: argparse.Namespace, seed: int, variant: Variant, folder: Path) -> dict[str, Any]:
+def train_one(args: argparse.Namespace, seed: int, variant: Variant) -> dict[str, Any]:
     """Trains and measures one variant with one seed; ``{"measured", "curve", "seconds"}``."""
-    workdir = folder / _folder(variant)
+    workdir, seed = _place(args, seed, variant)
+    start = str(_place(args, seed, variant.start)[0]) if variant.start else ""
     overrides = pairs(args.all) | pairs(args.edm if variant.config == "edm" else args.tune) | variant.overrides
-    overrides |= {"seed": str(seed), "init.checkpoint": str(folder / _folder(variant.start)) if variant.start else ""}
+    overrides |= {"seed": str(seed), "init.checkpoint": start}
     config = config_lib.load_config(ROOT / "configs" / f"{args.data}_{variant.config}.py", overrides)
     check_same_run(config, workdir)
     train(config, workdir)
@@ -186,6 +187,13 @@ def train_one(args: argparse.Namespace, seed: int, variant: Variant, folder: Pat
     found = {(row["step"], row["sampling_steps"]): row for row in rows if row["kind"] == "evaluation"}  # the last word
     curve = [found[key] for key in sorted(found)]
     return {"measured": measured, "curve": curve, "seconds": max(row.get("seconds", 0.0) for row in rows)}
+
+
+def _place(args: argparse.Namespace, seed: int, variant: Variant) -> tuple[Path, int]:
+    """The workdir of a run and its seed, which may be one for all diffusion models."""
+    if variant.config == "edm" and args.edm_seed is not None:
+        seed = args.edm_seed
+    return Path(args.runs) / args.data / f"seed{seed}" / _folder(variant), seed
 
 
 def check_same_run(config: Any, workdir: Path) -> None:
@@ -213,6 +221,8 @@ def _folder(variant: Variant) -> str:
 def measure(args: argparse.Namespace, workdir: Path, config: Any, sampling: dict[str, Any]) -> list[dict[str, Any]]:
     """The metrics of one way to sample, over three sampling seeds; kept beside the run until it is trained further."""
     label = "_".join(f"{key}{value}" for key, value in sampling.items()).replace(" ", "")
+    if args.metrics:
+        label += "_" + args.metrics
     path = workdir / f"ablation_{''.join(c if c.isalnum() or c in '._' else '-' for c in label)}.json"
     if path.exists():
         found = json.loads(path.read_text())
@@ -225,7 +235,10 @@ def measure(args: argparse.Namespace, workdir: Path, config: Any, sampling: dict
             wanted = float(sampling["bad"]) * config.total_steps
             kept = min(kept_steps(config), key=lambda step: abs(step - wanted))
             options["guide"] = str(workdir / "checkpoints" / str(kept))
-    result = evaluate_checkpoint(workdir, steps=sampling["steps"], num=args.num, seeds=(0, 1, 2), **options)
+    chosen = args.metrics.split(",") if args.metrics else None
+    result = evaluate_checkpoint(
+        workdir, steps=sampling["steps"], num=args.num, seeds=(0, 1, 2), metrics=chosen, **options
+    )
     files.write_json(path, result)
     return result["results"]
 
@@ -354,29 +367,37 @@ def main() -> None:
     parser.add_argument("--data", default="digits", help="the configs' prefix")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--without", default="", help="variants to leave out, by the start of their names")
+    parser.add_argument("--only", nargs="*", help="the study's variants to take (default: all)")
+    parser.add_argument("--metrics", help="names, with commas (default: fd_pca,fd_classifier,class_agreement)")
     parser.add_argument("--baseline", nargs="*", help="variants to subtract, seed by seed (default: the study's own)")
     parser.add_argument("--runs", default="runs/ablation")
+    parser.add_argument("--edm-seed", type=int, help="of one diffusion model for all seeds (default: each has its own)")
+    parser.add_argument("--edm-steps", type=int, default=18, help="to sample the diffusion model with; 0: do not")
     parser.add_argument("--num", type=int, help="samples for each sampling seed")
     for group in ("all", "edm", "tune"):
         parser.add_argument(f"--{group}", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--out", required=True, help="OUT.md, OUT.json and, where there are curves, OUT.svg")
     args = parser.parse_args()
     metrics = METRICS["gmm" if args.data.startswith("gmm") else "images"]
+    if args.metrics:
+        metrics = tuple(args.metrics.split(","))
     if args.study == "phases" and args.data.startswith("gmm"):
         metrics = metrics[-1:]  # the error is to other functions, those of the phases' own edges
-    baselines = BASELINES[args.study] if args.baseline is None else args.baseline
-    if unknown := [name for name in baselines if name not in STUDIES[args.study]]:
-        raise UserError(f"--baseline {unknown[0]!r}: study {args.study} has {', '.join(STUDIES[args.study])}")
+    study, baselines = STUDIES[args.study], BASELINES[args.study] if args.baseline is None else args.baseline
+    if unknown := [name for name in (*baselines, *(args.only or ())) if name not in study]:
+        raise UserError(f"{unknown[0]!r}: no variant of study {args.study}, which has {'; '.join(study)}")
     left_out = tuple(filter(None, args.without.split(",")))
-    variants = {"edm": EDM} | {
-        k: v for k, v in STUDIES[args.study].items() if not (left_out and k.startswith(left_out))
+    edm = EDM._replace(sampling=({"steps": (args.edm_steps,)},) if args.edm_steps else ())
+    variants = {"edm": edm} | {
+        name: variant
+        for name, variant in study.items()
+        if not (left_out and name.startswith(left_out)) and (args.only is None or name in args.only)
     }
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
     began = time.time()
     for seed in map(int, args.seeds.split(",")):
-        folder = Path(args.runs) / args.data / f"seed{seed}"
         for name, variant in variants.items():
-            results[name].append(train_one(args, seed, variant, folder))
+            results[name].append(train_one(args, seed, variant))
         print(f"seed {seed} done after {time.time() - began:.0f} s\n{table(results, metrics)}", flush=True)
     compared = paired(results, metrics, baselines)
     facts = provenance(seeds=args.seeds, overrides={group: getattr(args, group) for group in ("all", "edm", "tune")})
