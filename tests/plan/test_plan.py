@@ -11,6 +11,7 @@ from sct_jax import config as config_lib
 from sct_jax import models
 from sct_jax.data import DataSpec
 from sct_jax.errors import UserError
+from sct_jax.objectives.table import ROWS
 from sct_jax.plan import data_spec, program, run, topology
 from sct_jax.plan.run import make_plan
 from sct_jax.plan.text import describe
@@ -83,6 +84,13 @@ def test_distillation_needs_no_teacher_on_this_machine(tiny_config):
         "objective.teacher": "runs/nowhere",
         "init.checkpoint": "runs/nowhere",
     }
+    config = config_lib.load_config(tiny_config, overrides)
+    assert program.trace(config, SPEC, topology.find("local")).state["context"] >= parameter_bytes(config)
+
+
+def test_a_second_stage_needs_no_stage_1_on_this_machine(tiny_config):
+    overrides = {f"objective.{name}": str(value) for name, value in ROWS["tcm"].items()}
+    overrides |= {"objective.stage1": "runs/nowhere", "sampling.mid_times": "1.0"}
     config = config_lib.load_config(tiny_config, overrides)
     assert program.trace(config, SPEC, topology.find("local")).state["context"] >= parameter_bytes(config)
 
