@@ -16,6 +16,9 @@ def test_an_input_that_the_method_never_trains_is_refused(method, field):
     config.model[field] = True
     if method == "cd":
         config.objective.teacher = "runs/teacher"
+    if method == "tcm":
+        config.objective.stage1 = "runs/tcm1"
+        config.sampling.mid_times = (1.0,)
     config_lib.validate(config)  # weights that have the input can be loaded and sampled
     with pytest.raises(UserError, match=rf"config.model.{field} = True: objective.method = '{method}' never trains"):
         objectives.build(config, None, objectives.Teacher(None, None))

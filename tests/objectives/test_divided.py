@@ -145,8 +145,8 @@ def test_stage_1_is_frozen():
 def test_both_networks_get_the_same_dropout_key_and_labels():
     seen = []
 
-    def spy(params, x, t, labels=None, augment_labels=None, dropout_key=None):
-        seen.append((float(params), dropout_key, labels))
+    def spy(params, x, t, condition=None, dropout_key=None):
+        seen.append((float(params), dropout_key, condition.labels))
         return x
 
     objective = build(make_config(), network=spy)
