@@ -27,8 +27,7 @@ from sct_jax.objectives import bootstrap, td_signal
 
 def measure(config, spec, params, images, labels, dtype: str, stages: list[int]) -> list[dict[str, float]]:
     """A row a stage; ``auto``'s octaves are decided as in a run, stage after stage."""
-    model = config_lib.to_dict(config)["model"]
-    build = lambda dtype: models.build(config_lib.from_dict({"model": model | {"compute_dtype": dtype}}).model, spec)  # noqa: E731
+    build = lambda dtype: models.build(config_lib.replaced(config, {"model.compute_dtype": dtype}).model, spec)  # noqa: E731
     network, exact = build(dtype), build("float32")
     find = jax.jit(td_signal.build(config, network.denoise, network.forward, exact.denoise))
     rows, chosen = [], np.zeros(len(bootstrap.OCTAVES), bool)
@@ -63,11 +62,8 @@ def main() -> None:
     args = parser.parse_args()
     found = weights_lib.load(args.checkpoint)
     config = config_lib.load_config(Path(args.config), pairs(args.set))
-    dropout = config.model.dropout
-    with config.unlocked():
-        config.model.update(config_lib.to_dict(found.config)["model"] | {"dropout": dropout})
-        for name in ("channel_mult", "attention_resolutions", "resample_filter"):
-            config.model[name] = tuple(found.config.model[name])
+    theirs = {key: value for key, value in config_lib.flatten(found.config).items() if key.startswith("model.")}
+    config = config_lib.replaced(config, theirs | {"model.dropout": config.model.dropout})
     data = config.data
     source = open_source(data.source, data.path, split=data.split, image_size=data.image_size)
     places = np.linspace(0, len(source) - 1, args.images).astype(int)

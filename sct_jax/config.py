@@ -164,10 +164,20 @@ def with_boundary(config: Config, boundary: str | None = None, sigma_min: float 
     boundary = boundary or sampled_model(config).boundary
     if sigma_min is not None and boundary == "zero":
         raise UserError(f"--sigma-min {sigma_min:g} needs --boundary sigma_min: with boundary zero nothing is shifted")
-    config = config.copy_and_resolve_references()
-    _set(config, "sampling.boundary", boundary)
-    _set(config, "sampling.sigma_min", float(config.sampling.sigma_min if sigma_min is None else sigma_min))
-    return validate(config)
+    shift = config.sampling.sigma_min if sigma_min is None else sigma_min
+    return replaced(config, {"sampling.boundary": boundary, "sampling.sigma_min": float(shift)})
+
+
+def replaced(config: Config, values: dict[str, Any]) -> Config:
+    """A copy of the config with other values of some fields, ``{"model.compute_dtype": "float32"}``, validated.
+
+    Raises:
+      UserError: as :func:`validate`.
+    """
+    copy = config.copy_and_resolve_references()
+    for key, value in values.items():
+        _set(copy, key, value)
+    return validate(copy)
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -74,9 +74,7 @@ def with_data(config: Any, spec: DataSpec, data_path: str, checkpoint: str) -> A
         return config
     if not data_path:
         raise UserError(f"{checkpoint} is imported and brings no images to measure against: name them with --data-path")
-    copy = config_lib.to_dict(config)
-    copy["data"] |= {"source": kind_of_data(data_path), "image_size": spec.image_size}
-    return config_lib.from_dict(copy)
+    return config_lib.replaced(config, {"data.source": kind_of_data(data_path), "data.image_size": spec.image_size})
 
 
 def path_of(kind: str, path: str) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from sct_jax.schema import DENOISING
+
 Array = jax.Array
 
 
@@ -37,6 +39,11 @@ DISTANCES = {"squared_l2": squared_l2, "l1": l1, "pseudo_huber": pseudo_huber}
 LPIPS = "lpips"
 
 
+def is_perceptual(objective: Any) -> bool:
+    """Whether the distance needs LPIPS's network; a denoising objective has no distance."""
+    return objective.method not in DENOISING and objective.distance == LPIPS
+
+
 def build(
     objective: Any, perceptual: Callable[[Any, Array, Array], Array] | None = None
 ) -> Callable[[dict[str, Any], Array, Array], Array]:
@@ -46,7 +53,7 @@ def build(
       objective: of a config.
       perceptual: LPIPS, ``(weights, a, b) -> [B]`` of images in [-1, 1]; the weights are ``context["lpips"]``.
     """
-    if objective.distance == LPIPS:
+    if is_perceptual(objective):
         if perceptual is None:
             raise ValueError("the distance 'lpips' needs its network")
         return lambda context, prediction, target: perceptual(context[LPIPS], prediction, target)

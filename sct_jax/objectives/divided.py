@@ -18,13 +18,14 @@ import jax.numpy as jnp
 
 from sct_jax.diffusion import process
 from sct_jax.objectives import Array
+from sct_jax.schema import DENOISING
 
 STAGE1 = "stage1"  # in the context: the parameters of stage 1
 
 
 def is_used(objective: Any) -> bool:
-    """Whether the target is divided between two networks."""
-    return objective.bootstrap == "divided"
+    """Whether the target is divided between two networks; a denoising objective has no such target."""
+    return objective.method not in DENOISING and objective.bootstrap == "divided"
 
 
 def num_boundary(objective: Any, count: int) -> int:

@@ -14,11 +14,9 @@ from sct_jax.data import DataSpec
 from sct_jax.data.pipeline import is_resident
 from sct_jax.errors import UserError
 from sct_jax.features import lpips
-from sct_jax.objectives import divided
-from sct_jax.objectives.distances import LPIPS
+from sct_jax.objectives import distances, divided
 from sct_jax.plan import operations
 from sct_jax.plan.topology import Topology
-from sct_jax.schema import DENOISING
 from sct_jax.training import assembly, mesh, reference_choice
 
 # The TPU compiler tries tilings of a convolution until one reaches this share of the speed that its own model of the
@@ -102,7 +100,7 @@ def _traced(config: Any, spec: DataSpec, topology: Topology) -> tuple[assembly.A
     if config.objective.transition.startswith("teacher"):
         teacher = objectives.Teacher(network.denoise, jax.eval_shape(network.init, jax.random.key(0)))
     perceptual = None
-    if config.objective.method not in DENOISING and config.objective.distance == LPIPS:
+    if distances.is_perceptual(config.objective):
         of_shape = lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # noqa: E731
         weights = jax.tree.map(of_shape, lpips.shapes("vgg"), is_leaf=lambda node: isinstance(node, tuple))
         perceptual = objectives.Perceptual(lpips.distance, weights)

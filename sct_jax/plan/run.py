@@ -48,8 +48,9 @@ def make_plan(
         topology.parse(topology_name)
     spec = data_spec.find(config, data)
     found = topology.find(topology_name)
-    config, difference = _one_form(config, spec, found)
+    config, other = _one_form(config)
     traced = program.trace(config, spec, found)
+    difference = _difference(config, other, spec, found, traced)
     compiled = program.compile_step(traced, full_search)
     head = _head(config, spec, found, traced) | {"difference": difference, "full_search": full_search}
     plan = head | _measures(config, spec, found, traced, compiled, price, efficiency)
@@ -57,25 +58,30 @@ def make_plan(
     return plan
 
 
-def _one_form(config: Any, spec: Any, found: Topology) -> tuple[Any, dict[str, Any]]:
-    """The config with one form of the TD difference, and what each form costs.
+def _one_form(config: Any) -> tuple[Any, Any]:
+    """The config with the form of the TD difference that is planned, and that with the other; None where there is none.
 
     In low precision ``objective.difference = "auto"`` is a program with both, of which each step runs one. What is
     planned is the dearer one, the derivative: that of most of a run.
     """
     objective = config.objective
     if objective.method in DENOISING:
-        return config, {"planned": None, "operations": {}}
-    planned = {"mixed": "tangent"}.get(bootstrap.form(config), bootstrap.form(config))
-    forms = ("evaluated",) if objective.bootstrap == "ema" else ("evaluated", "tangent")
-    count = lambda form: sum(program.count_operations(_with_form(config, form), spec, found).values())  # noqa: E731
-    return _with_form(config, planned), {"planned": planned, "operations": {form: count(form) for form in forms}}
+        return config, None
+    planned = "evaluated" if bootstrap.form(config) == "evaluated" else "tangent"
+    with_form = lambda form: config_lib.replaced(config, {"objective.difference": form})  # noqa: E731
+    other = "tangent" if planned == "evaluated" else "evaluated"
+    return with_form(planned), None if objective.bootstrap == "ema" else with_form(other)
 
 
-def _with_form(config: Any, form: str) -> Any:
-    values = config_lib.to_dict(config)
-    values["objective"] |= {"difference": form}
-    return config_lib.from_dict(values)
+def _difference(config: Any, other: Any, spec: Any, found: Topology, traced: Traced) -> dict[str, Any]:
+    """What each form of the TD difference costs, and which is planned."""
+    if config.objective.method in DENOISING:
+        return {"planned": None, "operations": {}}
+    costs = {config.objective.difference: traced.operations}
+    if other is not None:
+        costs[other.objective.difference] = program.count_operations(other, spec, found)
+    operations = {form: sum(costs[form].values()) for form in sorted(costs)}
+    return {"planned": config.objective.difference, "operations": operations}
 
 
 def _head(config: Any, spec: Any, found: Topology, traced: Traced) -> dict[str, Any]:

@@ -8,12 +8,12 @@ batch 128 (121 TFLOP) takes an H100 at its peak. Cost alone sets the size, for e
 (``docs/results/reference_sets_cifar10.md``): there is no size that is enough.
 """
 
-import copy
 from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
 
+from sct_jax import config as config_lib
 from sct_jax import objectives
 from sct_jax.data import DataSpec
 from sct_jax.data.references import by_class
@@ -28,17 +28,14 @@ def settle(config: Any, spec: DataSpec, device_mesh: Mesh) -> Any:
     """The config with the source of its references, and the size of a bank, in place of ``"auto"``."""
     if config.reference.source != AUTO or not objectives.uses_references(config):
         return config
-    config = copy.deepcopy(config)
     reference = config.reference
     if device_bytes(spec, device_mesh) <= reference.resident_max_mib * MIB:
-        reference.source = "dataset"
-        return config
+        return config_lib.replaced(config, {"reference.source": "dataset"})
     seen = spec.num_examples // max(1, spec.num_classes) if objectives.masks_classes(config) else spec.num_examples
     processes = len({device.process_index for device in device_mesh.devices.flat})
     queries = -(-config.batch_size // processes)
     affordable = int(reference.send_max_mib * MIB * spec.num_examples // (queries * spec.image_bytes))
-    reference.source, reference.size = "bank", max(1, min(seen, affordable))
-    return config
+    return config_lib.replaced(config, {"reference.source": "bank", "reference.size": max(1, min(seen, affordable))})
 
 
 def settled_before(config: Any, workdir: Path) -> Any:
@@ -48,13 +45,13 @@ def settled_before(config: Any, workdir: Path) -> Any:
     folder = workdir / checkpoint.FOLDER
     found = -1
     if mesh.is_first_process():
-        found = max(filter(lambda step: _readable(folder / str(step)), checkpoint.steps_in(folder)), default=-1)
+        newest_first = reversed(checkpoint.steps_in(folder))
+        found = next((step for step in newest_first if _readable(folder / str(step))), -1)
     found = mesh.from_first(found)
     if found < 0:
         return config
-    config, before = copy.deepcopy(config), checkpoint.read_meta(folder / str(found))["config"]["reference"]
-    config.reference.source, config.reference.size = before["source"], before["size"]
-    return config
+    before = checkpoint.read_meta(folder / str(found))["config"]["reference"]
+    return config_lib.replaced(config, {f"reference.{name}": before[name] for name in ("source", "size")})
 
 
 def describe(config: Any, spec: DataSpec, device_mesh: Mesh) -> str:

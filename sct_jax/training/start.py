@@ -11,7 +11,7 @@ from sct_jax.data import DataSpec, Source, open_source
 from sct_jax.errors import UserError
 from sct_jax.features import lpips, store
 from sct_jax.interop import weights as weights_lib
-from sct_jax.objectives import divided
+from sct_jax.objectives import distances, divided
 from sct_jax.objectives.distances import LPIPS
 from sct_jax.schema import DENOISING
 from sct_jax.training import assembly, mesh, step
@@ -52,12 +52,7 @@ def load_teacher(config: Any, spec: DataSpec) -> objectives.Teacher | None:
         raise UserError(f"config.objective.teacher = {name} is no diffusion model: it was trained by {method!r}")
     if model.conditional and not config.model.conditional:
         raise UserError(f"config.objective.teacher = {name} is class-conditional: set config.model.conditional = True")
-    shape = lambda spec: (spec.image_size, spec.channels, spec.num_classes if model.conditional else 0)  # noqa: E731
-    if shape(teacher.spec) != shape(spec):
-        raise UserError(
-            f"config.objective.teacher = {name} was trained on other data: image size, channels and classes are "
-            f"{shape(teacher.spec)} there and {shape(spec)} here"
-        )
+    _check_same_data(f"config.objective.teacher = {name}", teacher, spec, model.conditional)
     return objectives.Teacher(models.build(model, spec).denoise, teacher.params)
 
 
@@ -67,7 +62,7 @@ def load_perceptual(config: Any, spec: DataSpec) -> objectives.Perceptual | None
     Raises:
       UserError: when there are none, or the data are no pictures.
     """
-    if config.objective.method in DENOISING or config.objective.distance != LPIPS:
+    if not distances.is_perceptual(config.objective):
         return None
     if spec.dtype != "uint8" or spec.channels not in (1, 3):
         raise UserError(f"config.objective.distance = {LPIPS!r} is between pictures of 1 or 3 channels, not for {spec}")
@@ -84,7 +79,7 @@ def load_stage1(config: Any, spec: DataSpec, network: models.Network) -> Any:
       UserError: when there are none, or they are of another network or of no consistency model of the whole path.
     """
     objective = config.objective
-    if objective.method in DENOISING or not divided.is_used(objective):
+    if not divided.is_used(objective):
         return None
     found = _named("objective.stage1", objective.stage1)
     theirs, name = found.config.objective, f"config.objective.stage1 = {objective.stage1}"
@@ -93,12 +88,7 @@ def load_stage1(config: Any, spec: DataSpec, network: models.Network) -> Any:
     if theirs.phases > 1 or divided.is_used(theirs):
         what = f"has {theirs.phases} phases" if theirs.phases > 1 else "is a stage 2 itself"
         raise UserError(f"{name} {what}: stage 1 is one consistency function of the whole path")
-    shape = lambda spec, model: (spec.image_size, spec.channels, spec.num_classes if model.conditional else 0)  # noqa: E731
-    there, here = shape(found.spec, found.config.model), shape(spec, config.model)
-    if there != here:
-        raise UserError(
-            f"{name} was trained on other data: image size, channels and classes are {there} there and {here} here"
-        )
+    _check_same_data(name, found, spec, config.model.conditional)
     for field in ("name", "boundary", *(("sigma_min",) if config.model.boundary == "sigma_min" else ())):
         if found.config.model[field] != config.model[field]:
             raise UserError(
@@ -110,6 +100,16 @@ def load_stage1(config: Any, spec: DataSpec, network: models.Network) -> Any:
         return weights_lib.start_from(found, jax.eval_shape(network.init, key), config.model)
     except UserError as error:
         raise UserError(f"{name} is of another network than this run: {error}") from error
+
+
+def _check_same_data(name: str, found: weights_lib.Weights, spec: DataSpec, conditional: bool) -> None:
+    """Raises a UserError unless a model is of images like those of ``spec``, which this run tells it the classes of."""
+    shape = lambda spec, conditional: (spec.image_size, spec.channels, spec.num_classes if conditional else 0)  # noqa: E731
+    there, here = shape(found.spec, found.config.model.conditional), shape(spec, conditional)
+    if there != here:
+        raise UserError(
+            f"{name} was trained on other data: image size, channels and classes are {there} there and {here} here"
+        )
 
 
 def start_state(made: assembly.Assembly, saver: Checkpointer) -> TrainState:

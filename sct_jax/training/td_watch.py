@@ -5,6 +5,7 @@ Measured at the first step, where the gap ``t − r`` enters a new stage, and ev
 given to the derivative keeps it, for gaps only shrink.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -32,8 +33,8 @@ class TDWatch:
         config = made.config
         self._config, self._mesh, self._say, self._write = config, made.device_mesh, say, write
         self._form = bootstrap.form(config) if config.objective.method not in DENOISING else "none"
-        exact = self._form == "evaluated" and config.model.compute_dtype == "float32"
-        self.watches = self._form != "none" and config.objective.bootstrap != "ema" and not exact
+        is_exact = self._form == "evaluated" and config.model.compute_dtype == "float32"
+        self.watches = self._form != "none" and config.objective.bootstrap != "ema" and not is_exact
         self._warned = False
         if not self.watches:
             return
@@ -42,7 +43,8 @@ class TDWatch:
         images, labels = zip(*(source[int(place)] for place in places), strict=True)
         self._images = mesh.put(unit_range(np.stack(images)), whole)
         self._labels = mesh.put(np.asarray(labels, np.int32), whole)
-        exact = _in_float32(config, source.spec).denoise
+        exact = models.build(config_lib.replaced(config, {"model.compute_dtype": "float32"}).model, source.spec).denoise
+        self._stage = stages(config)
         measure = td_signal.build(config, network.denoise, network.forward or network.denoise, exact)
         self._measure = jax.jit(measure, out_shardings=whole)
 
@@ -57,7 +59,7 @@ class TDWatch:
         if not self.watches:
             return False
         every = PERIODS * self._config.log.every_steps
-        return done // every > before // every or stage(self._config, done) > stage(self._config, before)
+        return done // every > before // every or self._stage(done) > self._stage(before)
 
     def look(self, state: TrainState, done: int) -> TrainState:
         """Measures, logs and decides; the state with the decision."""
@@ -91,18 +93,17 @@ class TDWatch:
         )
 
 
-def stage(config: Any, done: int) -> int:
-    """The number of times that the gap ``t − r`` has shrunk by ``objective.q`` (of grids: halved)."""
+def stages(config: Any) -> Callable[[int], int]:
+    """How often the gap ``t − r`` has shrunk by ``objective.q`` (of grids: halved) after so many steps.
+
+    Without the device, which the loop must not wait for: a grid's are looked up in a table, made once.
+    """
     objective = config.objective
     if objective.pair == "grid":
-        return int(np.log2(int(grid_points(objective, config.total_steps, np.int32(done))) - 1))
-    return done // objective.stage_steps if objective.stage_steps else 0
-
-
-def _in_float32(config: Any, spec: Any) -> models.Network:
-    values = config_lib.to_dict(config)
-    values["model"] |= {"compute_dtype": "float32"}
-    return models.build(config_lib.from_dict(values).model, spec)
+        points = grid_points(objective, config.total_steps, np.arange(config.total_steps + 1))
+        table = np.log2(np.broadcast_to(points, config.total_steps + 1) - 1).astype(int)
+        return lambda done: int(table[done])
+    return lambda done: done // objective.stage_steps if objective.stage_steps else 0
 
 
 def _record(signal: td_signal.Signal, trained: np.ndarray) -> dict[str, Any]:
@@ -119,17 +120,13 @@ def _record(signal: td_signal.Signal, trained: np.ndarray) -> dict[str, Any]:
 
 def _decision(done: int, chosen: np.ndarray, signal: td_signal.Signal) -> str:
     """Which noise levels train on a derivative, as runs of octaves."""
-    runs, place = [], 0
-    while place < len(chosen):
-        if chosen[place]:
-            end = place
-            while end + 1 < len(chosen) and chosen[end + 1]:
-                end += 1
-            low = "0" if place == 0 else f"{2.0 ** bootstrap.OCTAVES[place]:g}"
-            high = "up" if end + 1 == len(chosen) else f"{2.0 ** (bootstrap.OCTAVES[end] + 1):g}"
-            runs.append(f"{low} to {high}" if high != "up" else f"{low} up")
-            place = end
-        place += 1
+    edges = ["0", *(f"{2.0**power:g}" for power in bootstrap.OCTAVES[1:])]
+    runs = []
+    for derived, group in itertools.groupby(range(len(chosen)), key=lambda place: bool(chosen[place])):
+        places = [*group]
+        if derived:
+            first, last = places[0], places[-1]
+            runs.append(f"{edges[first]} up" if last + 1 == len(edges) else f"{edges[first]} to {edges[last + 1]}")
     return (
         f"step {done:,}: the TD difference is a derivative at noise levels {', '.join(runs)} "
         f"(td_signal {signal.mean(signal.trained('mixed', chosen)):.3f}, evaluated {signal.mean(signal.evaluated):.3f})"

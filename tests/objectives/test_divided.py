@@ -24,7 +24,7 @@ def make_config(method="tcm", dtype="float32", **objective):
     return config
 
 
-def denoise(params, x, t, labels=None, augment_labels=None, dropout_key=None):
+def denoise(params, x, t, condition=None, dropout_key=None):
     t = process.per_image(t, x)
     return x / (1 + t**2) + params * jnp.sin(3 * x) * t / (1 + t)
 

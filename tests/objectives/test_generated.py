@@ -22,7 +22,7 @@ def make_config(method="gc", **objective):
     return config
 
 
-def denoise(params, x, t, labels=None, augment_labels=None, dropout_key=None):
+def denoise(params, x, t, condition=None, dropout_key=None):
     t = process.per_image(t, x)
     return x / (1 + t**2) + params * jnp.sin(3 * x) * t / (1 + t)
 
@@ -124,7 +124,7 @@ def test_a_terminal_state_makes_no_image():
 def test_the_generator_is_asked_without_dropout_and_is_not_trained_through():
     seen = []
 
-    def spy(params, x, t, labels=None, augment_labels=None, dropout_key=None):
+    def spy(params, x, t, condition=None, dropout_key=None):
         seen.append((t, dropout_key))
         return denoise(params, x, t)
 

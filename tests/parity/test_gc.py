@@ -20,7 +20,7 @@ TOTAL, STEPS = 8000, (0, 3500, 7999)
 BATCH = len(GOLDEN["images"])
 
 
-def denoise(params, x, t, labels=None, augment_labels=None, dropout_key=None):
+def denoise(params, x, t, condition=None, dropout_key=None):
     t = process.per_image(t, x)
     return x / (1 + t**2) + params * jnp.sin(3 * x) * t / (1 + t)
 
