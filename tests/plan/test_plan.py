@@ -95,6 +95,25 @@ def test_a_second_stage_needs_no_stage_1_on_this_machine(tiny_config):
     assert program.trace(config, SPEC, topology.find("local")).state["context"] >= parameter_bytes(config)
 
 
+def test_both_forms_of_the_td_difference_are_priced(on_eight, tiny_config):
+    """A derivative is two forward passes in place of one; what is planned costs what the plan of it alone says."""
+    _, plan = on_eight
+    assert plan["difference"]["planned"] == "evaluated"
+    assert plan["difference"]["operations"]["evaluated"] == sum(plan["operations"]["step"].values())
+    ratio = plan["difference"]["operations"]["tangent"] / plan["difference"]["operations"]["evaluated"]
+    assert 1.15 < ratio < 1.3
+    low = config_lib.load_config(tiny_config, {"mesh.data": "1", "model.compute_dtype": "bfloat16"})
+    found = make_plan(low, "local")
+    assert found["difference"]["planned"] == "tangent"
+    assert found["difference"]["operations"]["tangent"] == sum(found["operations"]["step"].values())
+    assert "planned: tangent" in describe(found)
+    ema = config_lib.load_config(tiny_config)
+    ema.objective.update(ROWS["ct"])
+    one, other = run._one_form(ema)
+    assert one.objective.difference == "evaluated"
+    assert other is None
+
+
 def test_from_the_command_line(sct_jax_command, tiny_config, tmp_path):
     out = tmp_path / "plan.json"
     call = ("plan", "--config", tiny_config, "--config.batch_size=32", "--topology", "local", "--out", out)

@@ -54,6 +54,18 @@ def test_a_number_that_another_process_has_now_is_not_the_holder(tmp_path):
     WorkdirLock(tmp_path).release()
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")
+def test_processes_are_told_apart_by_when_they_began():
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    began = lock._start_of(child.pid)
+    assert int(lock._start_of(os.getpid())) < int(began) == int(lock._start_of(child.pid))
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, but nobody has taken its status: a zombie
+    assert lock._start_of(child.pid) is None
+    child.wait()
+    assert lock._start_of(child.pid) is None
+
+
 def test_a_host_that_was_lost_does_not_stop_a_restart(tmp_path, quick, capfd):
     held_by(tmp_path, place="elsewhere", host="lost")
     WorkdirLock(tmp_path).release()
@@ -71,10 +83,12 @@ def test_a_host_that_lives_does(tmp_path, quick):
 
     thread = threading.Thread(target=beat)
     thread.start()
-    with pytest.raises(UserError, match="on alive"):
-        WorkdirLock(tmp_path)
-    over.set()
-    thread.join()
+    try:
+        with pytest.raises(UserError, match="on alive"):
+            WorkdirLock(tmp_path)
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_one_that_was_suspended_finds_out_that_it_lost_the_workdir(tmp_path, quick):

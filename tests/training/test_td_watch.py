@@ -1,15 +1,17 @@
 """The TD signal of a run: measured, logged, decided on, and the same however the run is cut and laid out."""
 
 import json
+from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sct_jax import config as config_lib
 from sct_jax.objectives.bootstrap import DECISION
 from sct_jax.objectives.table import ROWS
-from sct_jax.training import loop, td_watch
+from sct_jax.training import assembly, loop, start, td_watch
 
 
 def make_config(steps=40, dtype="bfloat16", **fields):
@@ -50,6 +52,19 @@ def test_measured_at_the_first_step_and_at_every_stage(whole):
     assert all(row["td_signal"] > 0.99 for row in found)
     assert {name for name in found[-1] if name.startswith("td_signal_at_")}
     assert np.asarray(state.context[DECISION]).all()
+
+
+def test_an_octave_once_given_to_the_derivative_keeps_it():
+    """Also where the evaluated difference is sound, as all are before the first step."""
+    made, source = start.assembled(make_config())
+    lines, records = [], []
+    watch = td_watch.TDWatch(made, source, lines.append, lambda *record: records.append(record))
+    state = assembly.initial_state(made)
+    before = np.arange(len(state.context[DECISION])) % 2
+    given = replace(state, context={DECISION: jnp.asarray(before, jnp.int8)})
+    assert watch.look(given, 0).context[DECISION].tolist() == before.tolist()
+    assert not lines
+    assert records[0][2]["td_signal"] < records[0][2]["td_signal_evaluated"]
 
 
 def test_the_decision_is_said_once(whole, tmp_path, capfd):
@@ -109,6 +124,7 @@ def test_a_forced_form_that_loses_the_signal_is_warned_of_once(tmp_path, capfd):
 def test_stages_of_grids_are_their_halvings():
     config = make_config(1000)
     config.objective.update(ROWS["ict"])
-    stages = [td_watch.stage(config, step) for step in range(0, 1000, 10)]
+    stage = td_watch.stages(config)
+    stages = [stage(step) for step in range(0, 1000, 10)]
     assert stages == sorted(stages)
     assert (stages[0], stages[-1]) == (3, 10)  # 10 intervals, 1280
